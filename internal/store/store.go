@@ -256,22 +256,23 @@ const (
 type Result struct {
 	Envelope  EnvelopeID
 	Next      Next
-	Due       time.Time // Retry: zero keeps what the lease set
-	Expires   time.Time // Park: when the hold runs out
-	Floor     policy.Floor
-	Code      policy.Code // "" keeps it
-	LastReply string
+	Due       time.Time    // Retry: zero keeps what the lease set
+	Expires   time.Time    // Park: when the hold runs out
+	Floor     policy.Floor // raises the stored one, never lowers it; zero keeps it
+	Code      policy.Code  // "" keeps it
+	LastReply string       // "" keeps it; otherwise LastAt becomes now
 }
 
 // Change is an operator's wish for envelopes that are not leased.
 type Change struct {
 	Envelopes []EnvelopeID
-	To        State // Ready, Held; "" = remove from the queue
-	Due       time.Time
+	To        State     // Ready, Held; "" = remove from the queue
+	Due       time.Time // zero keeps it
 	Update    *Envelope // with To: verdict fields (Floor, Within, Else, Code, Rule, Facts, Expires) to set; nil keeps them
 }
 
-// Query selects envelopes; zero fields select all. Rows come in id order.
+// Query selects envelopes; zero fields select all. Rows come by message id,
+// then by number. Recipient matches every spelling of the mailbox.
 type Query struct {
 	State     State
 	Message   ID
@@ -280,17 +281,18 @@ type Query struct {
 	Campaign  string
 	Recipient string
 	Code      policy.Code
+	ExpiresBy time.Time  // those that expire at or before; zero = any
 	After     EnvelopeID // keyset page: rows behind this one
-	Limit     int        // 0 = 100
+	Limit     int        // 0 = DefaultLimit
 }
 
-// PickupQuery selects pickups; zero fields select all.
+// PickupQuery selects pickups; zero fields select all. Rows come by id.
 type PickupQuery struct {
 	Recipient string
 	Message   ID
-	ExpiresBy time.Time // those that expire at or before; zero = any
+	ExpiresBy time.Time // those not over that expire at or before; zero = any
 	After     ID
-	Limit     int
+	Limit     int // 0 = DefaultLimit
 }
 
 // Stats are counts for metrics and health.
@@ -319,14 +321,22 @@ type Store interface {
 	// refusals at RCPT, notices.
 	Apply(context.Context, Effects) error
 
-	// Due lists destinations with something due now that have no more live
-	// leases than they had results for, earliest first, prompt lane first.
+	// Due lists destinations with something ready and due now, those with a
+	// prompt envelope first, then by their earliest. One at its cap is listed
+	// too: a caller that holds leases asks for that many more.
 	Due(ctx context.Context, now time.Time, limit int) ([]DestDue, error)
-	// NextDue is when the next ready envelope falls due; zero if none.
+	// NextDue is when there is next something to do: a ready envelope falls due
+	// or a lease runs out. Zero if neither lies ahead.
 	NextDue(context.Context) (time.Time, error)
+	// Lease takes due envelopes of one destination, prompt ones first. It is
+	// ErrNoSlot at the cap; a Batch without envelopes if nothing is due, which
+	// took no slot.
 	Lease(context.Context, LeaseRequest) (Batch, error)
+	// Extend makes a live lease end at by from now.
 	Extend(ctx context.Context, t Token, by time.Duration) (time.Time, error)
 	// Finish ends a lease: all results and effects, or ErrLeaseLost and nothing.
+	// A result for an envelope that is not of the batch, or two for one, is
+	// ErrConflict.
 	// When the last envelope of a message has left, the body's queue key is
 	// dropped in the same transaction, and the body with its last key.
 	Finish(context.Context, Token, []Result, Effects) error
@@ -342,7 +352,8 @@ type Store interface {
 	Pickup(context.Context, ID) (Pickup, error)
 	Pickups(context.Context, PickupQuery) ([]Pickup, error)
 	// PutPickup replaces a pickup if its Version is still the stored one, with
-	// its effects; ErrConflict otherwise. A state that is Over drops its key.
+	// its effects; ErrConflict otherwise. A state that is Over drops its key,
+	// and stays: what is over never opens again.
 	PutPickup(context.Context, Pickup, Effects) error
 	// PickupBody opens the body with the link's secret (and PIN). ErrNotFound
 	// covers a wrong secret too, so that nothing can be told apart.
@@ -350,7 +361,7 @@ type Store interface {
 	// CheckPickup reports whether secret (and PIN) open the pickup, without its body.
 	CheckPickup(ctx context.Context, id ID, secret []byte, pin string) (bool, error)
 
-	// Records lists the records of one subject; Scan pages through a kind
+	// Records lists the records of one subject by key; Scan pages through a kind
 	// (after "" starts; next "" ends), in an order of the engine's own.
 	Records(ctx context.Context, kind, subject string) ([]Record, error)
 	Scan(ctx context.Context, kind, after string, limit int) (page []Record, next string, err error)

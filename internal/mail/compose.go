@@ -41,11 +41,12 @@ func (e Envelope) header(subject string) message.Header {
 }
 
 // phrase writes a display name: quoted, or as an encoded word if it is beyond
-// ASCII (RFC 5322 §3.2.5, RFC 2047 §5).
+// ASCII (RFC 5322 §3.2.5). In base64, since a phrase allows few of the characters
+// that Q leaves alone (RFC 2047 §5).
 func phrase(name string) string {
 	name = oneLine(name)
 	if !isASCII([]byte(name)) {
-		return mime.QEncoding.Encode("utf-8", name)
+		return mime.BEncoding.Encode("utf-8", name)
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
 }

@@ -1,0 +1,25 @@
+// Package configs carries the shipped files, so that the binary alone can set up
+// a gateway.
+package configs
+
+import _ "embed"
+
+// Policy is policy.yaml: the decision table, with a clinic as the example.
+//
+//go:embed policy.yaml
+var Policy []byte
+
+// PolicyTest is policy_test.yaml: at least one case for each row of the table.
+//
+//go:embed policy_test.yaml
+var PolicyTest []byte
+
+// PolicySchema is the JSON Schema of policy.yaml.
+//
+//go:embed policy.schema.json
+var PolicySchema []byte
+
+// PolicyTestSchema is the JSON Schema of policy_test.yaml.
+//
+//go:embed policy_test.schema.json
+var PolicyTestSchema []byte

@@ -1,0 +1,164 @@
+package policy
+
+// Pending says which facts are not known before the message is.
+type Pending uint16
+
+const (
+	PendingSenderClass Pending = 1 << iota
+	PendingClass
+	PendingAudience
+	PendingRemuneration
+	PendingPromotion
+	PendingRecipient
+	PendingConsent // leave out if the recipient has no consent record at all: then no class finds one
+	PendingPHI
+	PendingTopic
+	PendingScan
+	PendingForm
+	PendingSubject
+	PendingTrackers
+
+	// PendingAtRCPT is every fact that headers or content may still change.
+	PendingAtRCPT Pending = 1<<iota - 1
+)
+
+// AtRCPT decides what can be decided when RCPT TO is spoken. f holds the facts
+// as the sender's settings and the records give them; open facts may still
+// become stricter, the class only in the way of [EffectiveClass]. Only if every
+// end is a reject is the recipient refused now, with the verdict of the mildest
+// end: the sender's class, nothing found, all of it scanned. Unreadable records
+// refuse with a defer.
+func (p *Policy) AtRCPT(f Facts, open Pending) (v Verdict, refuse bool) {
+	if f.Records != RecordsOK {
+		if v = p.Decide(f); v.Action != Defer {
+			v = Verdict{Action: Defer, Code: "HG-S901"}
+		}
+		return v, true
+	}
+	now := p.at(f)
+	binds := func(r *rule) bool { return r.mode == Enforce && !r.lapsed(now) }
+	for _, b := range consistent(f.mayBecome(open)) {
+		for _, i := range partition(b, p.rules, binds) {
+			if i < 0 || p.rules[i].verdict.Action != Reject {
+				return Verdict{}, false
+			}
+		}
+	}
+	v = p.Decide(f.mildest(open))
+	return v, v.Action == Reject
+}
+
+// mayBecome returns the box of what f may become, each fact by itself.
+func (f Facts) mayBecome(open Pending) box {
+	pt := f.point()
+	var b box
+	for i, v := range pt {
+		b[i] = 1 << v
+	}
+	for bit, i := range map[Pending]int{
+		PendingAudience: iAudience, PendingRemuneration: iRemuneration, PendingPromotion: iPromotion,
+		PendingPHI: iPHI, PendingTopic: iTopic, PendingForm: iForm, PendingSubject: iSubject, PendingTrackers: iTrackers,
+	} {
+		if open&bit != 0 {
+			b[i] = upTo(pt[i])
+		}
+	}
+	if open&PendingSenderClass != 0 {
+		b[iSenderClass] |= everything[iSenderClass] &^ setOf(SenderNonHealth)
+	}
+	if open&PendingClass != 0 {
+		b[iClass] = f.classes()
+	}
+	if organization := setOf(RecipientOrgCovered, RecipientOrgUncovered); open&PendingRecipient != 0 && !organization.has(pt[iRecipient]) {
+		b[iRecipient] = everything[iRecipient] &^ organization
+	}
+	if open&PendingConsent != 0 {
+		b[iConsent] = everything[iConsent]
+	}
+	if open&PendingScan != 0 {
+		b[iScan] = setOf(ScanUnscannable, ScanComplete)
+	}
+	return b
+}
+
+// classes returns what the class may become: stricter, or from marketing to
+// general_commercial.
+func (f Facts) classes() valueSet {
+	s := setOf(f.Class)
+	for _, c := range strictness {
+		if c.stricterThan(f.Class) {
+			s |= setOf(c)
+		}
+	}
+	if s.has(uint8(ClassMarketing)) {
+		s |= setOf(ClassGeneralCommercial)
+	}
+	return s
+}
+
+// mildest returns f with nothing found in the message.
+func (f Facts) mildest(open Pending) Facts {
+	if open&PendingPHI != 0 {
+		f.PHI = PHINone
+		if f.Class.discloses() || drawnFromPatients(f.Audience, f.SenderClass) {
+			f.PHI = PHIMedium
+		}
+	}
+	if open&PendingScan != 0 {
+		f.Scan = ScanComplete
+	}
+	if open&PendingForm != 0 {
+		f.Form = FormOK
+	}
+	if open&PendingSubject != 0 {
+		f.Subject = SubjectClean
+	}
+	if open&PendingTrackers != 0 {
+		f.Trackers = TrackersOK
+	}
+	return f
+}
+
+// consistent returns the parts of a box that [EffectiveClass] can give: which
+// facts a class brings with it.
+func consistent(b box) []box {
+	phi, little := setOf(PHIHigh, PHIMedium), setOf(PHILow, PHINone)
+	patients := setOf(AudiencePatients, AudienceMembers)
+	health := everything[iSenderClass] &^ setOf(SenderNonHealth)
+	var out []box
+	add := func(c box) {
+		for _, part := range []box{
+			c.with(iAudience, patients).with(iSenderClass, health).with(iPHI, phi),
+			c.with(iAudience, patients).with(iSenderClass, ^health),
+			c.with(iAudience, ^patients),
+		} {
+			if !part.empty() {
+				out = append(out, part)
+			}
+		}
+	}
+	for _, class := range strictness {
+		c := b.with(iClass, setOf(class))
+		if class.promotes() {
+			c = c.with(iPromotion, setOf(PromotionYes))
+		}
+		if class.discloses() {
+			c = c.with(iPHI, phi)
+		}
+		switch class {
+		case ClassPsychotherapy, ClassPart2:
+			c = c.with(iTopic, setOf(TopicSensitive))
+		case ClassTreatmentOps, ClassTransactional:
+			c = c.with(iRemuneration, setOf(RemunerationNone))
+		case ClassRefill:
+			c = c.with(iRemuneration, setOf(RemunerationCostBased, RemunerationNone))
+		case ClassGeneralCommercial:
+			c = c.with(iPHI, little)
+		case ClassMarketing:
+			add(c.with(iPHI, little).with(iAudience, patients))
+			c = c.with(iPHI, phi)
+		}
+		add(c)
+	}
+	return out
+}

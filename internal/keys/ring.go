@@ -25,7 +25,7 @@ import (
 type Ring struct {
 	dir    string
 	clock  func() time.Time
-	rounds int // of PBKDF2 on a PIN
+	rounds int       // of PBKDF2 on a PIN
 	index  sync.Pool // of HMACs under the index key
 	record Key
 	days   sync.Map // Epoch → cipher.AEAD, the record key of that day

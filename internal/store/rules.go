@@ -141,6 +141,7 @@ func (r Result) Outcome(e Envelope, now time.Time) Envelope {
 	if r.LastReply != "" {
 		e.LastReply, e.LastAt = r.LastReply, now
 	}
+	e.Sent = e.Sent || r.Sent
 	return e
 }
 

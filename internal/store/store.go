@@ -60,6 +60,7 @@ type Message struct {
 	Sender   string // the sender's name in policy.yaml; "" for our own notices and DSNs
 	Return   string // envelope sender; "" is the null reverse-path
 	Campaign string
+	Language string // X-Gateway-Language, for a notice made later
 	Accepted time.Time
 	Size     int // bytes of the body
 	UTF8     bool
@@ -110,6 +111,7 @@ type Envelope struct {
 	ORcpt     string // RFC 3461 ORCPT
 	LastReply string // code and enhanced code of the last reply, never its text
 	LastAt    time.Time
+	Sent      bool // the final dot was sent once and the reply lost: never also a pickup
 }
 
 // NewMessage is a message to be stored: its body and its envelopes.
@@ -130,8 +132,9 @@ type Pickup struct {
 	Expires   time.Time
 	State     PickupState
 	Code      policy.Code
-	Value     []byte // the portal's own state, opaque here: code, attempts, session
-	Version   int64  // grows with each change; PutPickup compares it
+	Facts     policy.Facts // why it was allowed; decided again when a record changes
+	Value     []byte       // the portal's own state, opaque here: code, attempts, session
+	Version   int64        // grows with each change; PutPickup compares it
 }
 
 // PickupState says how far a pickup came. Only released counts as read.
@@ -261,6 +264,7 @@ type Result struct {
 	Floor     policy.Floor // raises the stored one, never lowers it; zero keeps it
 	Code      policy.Code  // "" keeps it
 	LastReply string       // "" keeps it; otherwise LastAt becomes now
+	Sent      bool         // stays true once it is
 }
 
 // Change is an operator's wish for envelopes that are not leased.

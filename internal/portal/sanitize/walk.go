@@ -16,7 +16,8 @@ var dangerous = map[atom.Atom]bool{
 	atom.Object: true, atom.Embed: true, atom.Applet: true, atom.Base: true, atom.Meta: true, atom.Link: true,
 	atom.Input: true, atom.Select: true, atom.Textarea: true, atom.Datalist: true,
 	atom.Svg: true, atom.Math: true, atom.Video: true, atom.Audio: true, atom.Source: true, atom.Track: true, atom.Dialog: true,
-	atom.Xmp: true, atom.Plaintext: true, atom.Noembed: true, atom.Noframes: true, // read as text by one parser, as tags by another
+	atom.Title: true,                                                                // shows in the browser's history
+	atom.Xmp:   true, atom.Plaintext: true, atom.Noembed: true, atom.Noframes: true, // read as text by one parser, as tags by another
 }
 
 // loading are attributes by which an element other than img could fetch

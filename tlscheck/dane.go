@@ -126,7 +126,10 @@ func verifyDANE(rrs []TLSA, chain []*x509.Certificate, names []string, now time.
 	return TLSA{}, fmt.Errorf("%w: %w", errNoTLSAMatch, errors.Join(errs...))
 }
 
-var errNoAnchor = errors.New("trust anchor of the TLSA record is not in the chain")
+var (
+	errNoAnchor = errors.New("trust anchor of the TLSA record is not in the chain")
+	errNoName   = errors.New("no name that the certificate may carry is known")
+)
 
 // verifyTA builds a path from the leaf to the anchor that t names
 // (RFC 7672 §3.1.2): signatures, dates, path length, CA bits, key usage, name.
@@ -142,8 +145,11 @@ func verifyTA(t TLSA, chain []*x509.Certificate, names []string, now time.Time) 
 	for _, c := range chain[1:] {
 		o.Intermediates.AddCert(c)
 	}
-	var err error
+	err := errNoName
 	for _, o.DNSName = range names {
+		if o.DNSName == "" { // x509 would check no name at all
+			continue
+		}
 		if _, err = chain[0].Verify(o); err == nil {
 			return nil
 		}

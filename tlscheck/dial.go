@@ -274,25 +274,32 @@ func (c *Checker) startTLS(ctx context.Context, k *talk, ehlo reply, t Target, e
 }
 
 // handshake runs TLS and proves the peer inside it, in VerifyConnection, so that
-// an unproved peer never sees a finished handshake. There is no resumption (no
-// client cache) and no renegotiation (crypto/tls's default).
+// an unproved peer never sees a finished handshake. TLS 1.2 settles the group
+// only later; such a connection is judged once more when it stands. There is no
+// resumption (no client cache) and no renegotiation (crypto/tls's default).
 func (c *Checker) handshake(ctx context.Context, k *talk, t Target, e *Evidence) (net.Conn, *Failure) {
+	before := *e
 	var verdict *Failure
+	judge := func(cs tls.ConnectionState) error {
+		*e = before
+		if verdict = c.prove(t, cs, e); verdict != nil {
+			return verdict
+		}
+		return nil
+	}
 	cfg := &tls.Config{
 		ServerName:         t.MX.SNI,
-		InsecureSkipVerify: true, // VerifyConnection below verifies instead: DANE needs its own rules
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			if verdict = c.prove(t, cs, e); verdict != nil {
-				return verdict
-			}
-			return nil
-		},
-		Time: c.now,
+		InsecureSkipVerify: true, // judge verifies instead: DANE needs its own rules
+		VerifyConnection:   judge,
+		Time:               c.now,
 	}
 	offer(cfg, max(t.hello, t.Floor.Max(policy.Open).Strength))
 	k.arm()
 	conn := tls.Client(k.conn, cfg)
 	err := conn.HandshakeContext(ctx)
+	if cs := conn.ConnectionState(); err == nil && cs.Version < tls.VersionTLS13 {
+		err = judge(cs)
+	}
 	switch {
 	case err == nil:
 		return conn, nil

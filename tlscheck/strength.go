@@ -48,7 +48,10 @@ func strength(cs tls.ConnectionState) policy.Strength {
 	if len(cs.PeerCertificates) == 0 || cs.Version < tls.VersionTLS12 {
 		return policy.StrengthWeak
 	}
-	s := min(grade(suiteGrades, cs.CipherSuite), grade(groupGrades, cs.CurveID), leafStrength(cs.PeerCertificates[0]))
+	s := min(grade(suiteGrades, cs.CipherSuite), leafStrength(cs.PeerCertificates[0]))
+	if cs.HandshakeComplete || cs.CurveID != 0 { // in the middle of TLS 1.2 it is not settled yet
+		s = min(s, grade(groupGrades, cs.CurveID))
+	}
 	if s == policy.StrengthSP80052r2 && fips140.Enabled() {
 		return policy.StrengthFIPS
 	}

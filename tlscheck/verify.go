@@ -104,6 +104,9 @@ func (c *Checker) provePKIX(t Target, cs tls.ConnectionState, e *Evidence) *Fail
 		o.Intermediates.AddCert(cert)
 	}
 	_, err := cs.PeerCertificates[0].Verify(o)
+	if t.MX.Host == "" { // x509 would check no name at all
+		err = errNoName
+	}
 	if err == nil {
 		e.note("certificate", "RFC 8461 §4.2", "valid for %s", t.MX.Host)
 		return nil

@@ -79,7 +79,9 @@ func EffectiveClass(d Declared) Effective {
 		e.Promotion = PromotionYes
 	}
 	e.applyHeaders(d)
-	if drawnFromPatients(e.Audience, e.SenderClass) {
+	// The sender's own class counts too: a header that makes treatment mail
+	// marketing must not make its list one of strangers.
+	if d.Sender.Class.discloses() || e.Class.discloses() || drawnFromPatients(e.Audience, e.SenderClass) {
 		e.PHI = min(e.PHI, PHIMedium)
 	}
 	e.applyLaw(d)
@@ -143,14 +145,25 @@ func stricter[E ~uint8](e *Effective, header, text string, known names, current 
 	return E(v)
 }
 
+// marketing says why mail of the class is marketing all the same, "" if it is not.
+func (v Class) marketing(r Remuneration, promotionalLead bool) string {
+	operations := v == ClassTreatmentOps || v == ClassTransactional
+	switch {
+	case operations && r != RemunerationNone, v == ClassRefill && r == RemunerationOther:
+		return "paid for by a third party: marketing (45 CFR 164.501)"
+	case (operations || v == ClassRefill) && promotionalLead:
+		return "promotional subject or lead: marketing (16 CFR 316.3)"
+	}
+	return ""
+}
+
 // applyLaw makes the class stricter where payment or content demand it.
 func (e *Effective) applyLaw(d Declared) {
-	operations := e.Class == ClassTreatmentOps || e.Class == ClassTransactional
-	if operations && e.Remuneration != RemunerationNone || e.Class == ClassRefill && e.Remuneration == RemunerationOther {
-		e.promote("paid for by a third party: marketing (45 CFR 164.501)")
+	if d.Sender.Class.marketing(e.Remuneration, d.PromotionalLead) != "" {
+		e.Promotion = PromotionYes // though a header hides the class that says so
 	}
-	if (operations || e.Class == ClassRefill) && d.PromotionalLead {
-		e.promote("promotional subject or lead: marketing (16 CFR 316.3)")
+	if why := e.Class.marketing(e.Remuneration, d.PromotionalLead); why != "" {
+		e.promote(why)
 	}
 	if d.Part2Notice && ClassPart2.stricterThan(e.Class) {
 		e.Class = ClassPart2

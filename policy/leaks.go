@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // An invariant is what every policy must hold: no rule may send the facts of the
@@ -90,17 +91,17 @@ func (p *Policy) Leaks(ctx context.Context, progress func(done, total int)) (*Co
 	if c := p.weakTransport(); c != nil {
 		return c, nil
 	}
-	worlds := []func(*rule) bool{standing}
-	if slices.ContainsFunc(p.rules, func(r rule) bool { return r.risk != nil }) {
-		worlds = append(worlds, lapsed)
+	worlds := []world{{binds: standing}}
+	if end := p.lastException(); !end.IsZero() {
+		worlds = append(worlds, world{lapsed, end})
 	}
 	todo, done, total := invariants(), 0, 0
 	for _, v := range todo {
 		total += len(worlds) * v.facts.points()
 	}
-	for _, binds := range worlds {
+	for _, w := range worlds {
 		for _, v := range todo {
-			c, err := p.breaks(ctx, v, binds)
+			c, err := p.breaks(ctx, v, w)
 			if c != nil || err != nil {
 				return c, err
 			}
@@ -113,14 +114,30 @@ func (p *Policy) Leaks(ctx context.Context, progress func(done, total int)) (*Co
 	return nil, nil
 }
 
+// world is a time at which some rules bind.
+type world struct {
+	binds func(*rule) bool
+	from  time.Time // zero for now
+}
+
 func standing(r *rule) bool { return r.mode == Enforce }
 func lapsed(r *rule) bool   { return r.mode == Enforce && r.risk == nil }
 
+// lastException returns when the last accept_risk lapses, zero if there is none.
+func (p *Policy) lastException() (end time.Time) {
+	for _, r := range p.rules {
+		if r.risk != nil && r.risk.Until.After(end) {
+			end = r.risk.Until
+		}
+	}
+	return end
+}
+
 // breaks returns the smallest example of the policy breaking an invariant.
-func (p *Policy) breaks(ctx context.Context, v invariant, binds func(*rule) bool) (*Counterexample, error) {
+func (p *Policy) breaks(ctx context.Context, v invariant, w world) (*Counterexample, error) {
 	worst, facts, least := -1, Facts{}, matched+1
 	n := 0
-	for part, i := range partition(v.facts, p.rules, binds) {
+	for part, i := range partition(v.facts, p.rules, w.binds) {
 		if n++; n%1024 == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -134,10 +151,13 @@ func (p *Policy) breaks(ctx context.Context, v invariant, binds func(*rule) bool
 	if worst < 0 {
 		return nil, ctx.Err()
 	}
-	r := p.rules[worst]
+	r, because := p.rules[worst], facts.unusual()
+	if facts.Now = w.from; !w.from.IsZero() {
+		because += ", once accept_risk has lapsed"
+	}
 	return &Counterexample{
 		Sends: v.sends, Law: v.law, Rule: r.name, Where: p.where(r.line, r.column),
-		Facts: facts, Because: facts.unusual(), Verdict: r.verdict,
+		Facts: facts, Because: because, Verdict: r.verdict,
 	}, nil
 }
 

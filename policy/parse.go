@@ -74,7 +74,7 @@ func (r *reader) token(path, what, s string) {
 
 // once reports a value that an earlier entry has.
 func (r *reader) once(seen map[string]bool, path, what, s string) {
-	if seen[s] {
+	if seen[s] && s != "" {
 		r.bad(path, what+": used before", "give each its own")
 	}
 	seen[s] = true
@@ -154,8 +154,13 @@ func (r *reader) refusals(path string, docs map[string]word[Refusal]) map[Code]R
 	known := append([]string{"default"}, codesFor(Reject)...)
 	out := make(map[Code]Refusal, len(docs))
 	for key, d := range docs {
-		if !slices.Contains(known, key) {
-			r.problems = append(r.problems, r.file.KeyProblem(path+"."+key, "on_refusal: unknown code", yamlfile.Suggest(key, known)))
+		at := path + "." + key
+		switch _, other := byCode[Code(key)]; {
+		case slices.Contains(known, key):
+		case other:
+			r.problems = append(r.problems, r.file.KeyProblem(at, "on_refusal: this code refuses nothing", "remove it"))
+		default:
+			r.problems = append(r.problems, r.file.KeyProblem(at, "on_refusal: unknown code", yamlfile.Suggest(key, known)))
 		}
 		out[Code(key)] = d.value
 	}

@@ -22,12 +22,28 @@ const (
 	PendingAtRCPT Pending = 1<<iota - 1
 )
 
-// AtRCPT decides what can be decided when RCPT TO is spoken. f holds the facts
-// as the sender's settings and the records give them; open facts may still
-// become stricter, the class only in the way of [EffectiveClass]. Only if every
-// end is a reject is the recipient refused now, with the verdict of the mildest
-// end: the sender's class, nothing found, all of it scanned. Unreadable records
-// refuse with a defer.
+// Beforehand returns the facts that a sender's settings give before its message
+// is known: the mildest content, under the sender's own class. The facts of the
+// records (baa, recipient, channel, opted_out, address, consent, unencrypted)
+// are left at their most cautious value for the caller to set.
+func (s Sender) Beforehand(organization SenderClass) Facts {
+	e := EffectiveClass(Declared{Organization: organization, Sender: s, PHI: PHINone})
+	f := Facts{
+		SenderClass: e.SenderClass, Class: s.Class, Audience: e.Audience, Remuneration: e.Remuneration,
+		Promotion: e.Promotion, PHI: e.PHI, Topic: TopicGeneral, Scan: ScanComplete,
+		Form: FormOK, Subject: SubjectClean, Trackers: TrackersOK,
+	}
+	if s.Class == ClassPart2 || s.Class == ClassPsychotherapy {
+		f.Topic = TopicSensitive
+	}
+	return f
+}
+
+// AtRCPT decides what can be decided when RCPT TO is spoken. f is what
+// [Sender.Beforehand] and the records give; open facts may still become stricter,
+// the class only in the way of [EffectiveClass]. Only if every end is a reject is
+// the recipient refused now, with the verdict for f itself: the sender's class,
+// nothing found, all of it scanned. Unreadable records refuse with a defer.
 func (p *Policy) AtRCPT(f Facts, open Pending) (v Verdict, refuse bool) {
 	if f.Records != RecordsOK {
 		if v = p.Decide(f); v.Action != Defer {
@@ -44,7 +60,7 @@ func (p *Policy) AtRCPT(f Facts, open Pending) (v Verdict, refuse bool) {
 			}
 		}
 	}
-	v = p.Decide(f.mildest(open))
+	v = p.Decide(f)
 	return v, v.Action == Reject
 }
 
@@ -94,29 +110,6 @@ func (f Facts) classes() valueSet {
 		s |= setOf(ClassGeneralCommercial)
 	}
 	return s
-}
-
-// mildest returns f with nothing found in the message.
-func (f Facts) mildest(open Pending) Facts {
-	if open&PendingPHI != 0 {
-		f.PHI = PHINone
-		if f.Class.discloses() || drawnFromPatients(f.Audience, f.SenderClass) {
-			f.PHI = PHIMedium
-		}
-	}
-	if open&PendingScan != 0 {
-		f.Scan = ScanComplete
-	}
-	if open&PendingForm != 0 {
-		f.Form = FormOK
-	}
-	if open&PendingSubject != 0 {
-		f.Subject = SubjectClean
-	}
-	if open&PendingTrackers != 0 {
-		f.Trackers = TrackersOK
-	}
-	return f
 }
 
 // consistent returns the parts of a box that [EffectiveClass] can give: which

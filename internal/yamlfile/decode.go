@@ -40,7 +40,8 @@ type Shorthand interface{ Shorthand() any }
 // File remembers where the values of a decoded file stand.
 type File struct {
 	name   string
-	at     map[string]place
+	at     map[string]place // of values
+	keys   map[string]place
 	broken map[string]bool // paths with a mistake in or below them
 }
 
@@ -77,6 +78,16 @@ func (f *File) Problem(path, what, hint string) Problem {
 	return Problem{f.name, line, column, what, hint}
 }
 
+// KeyProblem returns a problem with the key of the value at path, for blocks
+// whose keys the caller knows.
+func (f *File) KeyProblem(path, what, hint string) Problem {
+	p, ok := f.keys[path]
+	if !ok {
+		return f.Problem(path, what, hint)
+	}
+	return Problem{f.name, p.line, p.column, what, hint}
+}
+
 // Decode reads data into the struct that into points to and returns every
 // mistake, sorted; name is how messages call the file. Fields whose keys are
 // left out keep their values, so defaults are set before. With problems, into
@@ -87,7 +98,7 @@ func (f *File) Problem(path, what, hint string) Problem {
 // whose error becomes the message and must not repeat the text. Decode panics
 // on any other type.
 func Decode(name string, data []byte, into any) (*File, Problems) {
-	d := &decoder{File: &File{name: name, at: map[string]place{}, broken: map[string]bool{}}}
+	d := &decoder{File: &File{name: name, at: map[string]place{}, keys: map[string]place{}, broken: map[string]bool{}}}
 	if root := d.parse(data); root != nil {
 		d.value("", root, reflect.ValueOf(into).Elem())
 	}
@@ -407,6 +418,7 @@ func (d *decoder) entries(path string, n ast.Node, each func(key string, k, v as
 			continue
 		}
 		first[key] = where(e.Key)
+		d.keys[join(path, key)] = first[key]
 		each(key, e.Key, e.Value)
 	}
 	return true
@@ -447,7 +459,7 @@ func (d *decoder) block(path string, n ast.Node, v reflect.Value) {
 	ok := d.entries(path, n, func(key string, k, value ast.Node) {
 		f, known := fields[key]
 		if !known {
-			d.report(path, where(k), "unknown key "+quote(key), suggest(key, keys))
+			d.report(path, where(k), "unknown key "+quote(key), Suggest(key, keys))
 			return
 		}
 		seen[key] = true
@@ -468,7 +480,8 @@ func (d *decoder) block(path string, n ast.Node, v reflect.Value) {
 	}
 }
 
-func suggest(key string, known []string) string {
+// Suggest returns the hint for a word that is not among known.
+func Suggest(key string, known []string) string {
 	if near := Nearest(key, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}

@@ -179,6 +179,21 @@ func TestMistakesNeverRepeatValues(t *testing.T) {
 	}
 }
 
+func TestScalarsPrintAsTheyAreWritten(t *testing.T) {
+	for _, text := range []string{"72h", "1h30m", "5m", "90s", "0s", "1h0m1s", "500ms"} {
+		var d yamlfile.Duration
+		if err := d.UnmarshalText([]byte(text)); err != nil || d.String() != text && text != "90s" {
+			t.Errorf("%s: %v, %v", text, d, err)
+		}
+	}
+	for text, bytes := range map[string]yamlfile.Size{"0B": 0, "1B": 1, "25MiB": 25 << 20, "8TiB": 8 << 40, "1000B": 1000} {
+		var s yamlfile.Size
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != bytes || s.String() != text {
+			t.Errorf("%s: %d, printed %v, %v", text, s, s, err)
+		}
+	}
+}
+
 func TestNearest(t *testing.T) {
 	known := []string{"class", "consent", "opted_out", "HG-C101"}
 	for s, want := range map[string]string{

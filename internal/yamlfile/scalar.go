@@ -14,7 +14,17 @@ import (
 // Zero is written "0s"; a negative span is refused.
 type Duration time.Duration
 
-func (d Duration) String() string { return time.Duration(d).String() }
+// String prints no empty minutes and seconds: "72h", not "72h0m0s".
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
 
 // UnmarshalText reads what [time.ParseDuration] reads, but never a bare number.
 func (d *Duration) UnmarshalText(text []byte) error {

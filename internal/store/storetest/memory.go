@@ -177,8 +177,7 @@ func (m *Memory) apply(e store.Effects, act func()) error {
 	}
 	for _, p := range e.Pickups {
 		p.Pickup.Value = slices.Clone(p.Pickup.Value)
-		p.Pickup.Created, p.Pickup.Expires = plain(p.Pickup.Created), plain(p.Pickup.Expires)
-		m.pickups[p.Pickup.ID] = &pickup{p.Pickup, slices.Clone(p.Secret), p.PIN}
+		m.pickups[p.Pickup.ID] = &pickup{tidyPickup(p.Pickup), slices.Clone(p.Secret), p.PIN}
 		m.awaited[p.Pickup.Message]++
 	}
 	for _, r := range e.Records {
@@ -204,6 +203,13 @@ func tidy(v store.Envelope) store.Envelope {
 		*t = plain(*t)
 	}
 	return v
+}
+
+func tidyPickup(p store.Pickup) store.Pickup {
+	for _, t := range []*time.Time{&p.Created, &p.Expires, &p.Facts.Now} {
+		*t = plain(*t)
+	}
+	return p
 }
 
 // fits refuses an id that exists and a pickup of a message whose key is gone.
@@ -271,6 +277,9 @@ func (m *Memory) hold(holders map[store.ID]int, id store.ID, by int) {
 }
 
 func (m *Memory) remove(id store.EnvelopeID) {
+	if m.envelopes[id] == nil {
+		return
+	}
 	delete(m.envelopes, id)
 	m.hold(m.queued, id.Message(), -1)
 }
@@ -588,9 +597,8 @@ func (m *Memory) PutPickup(ctx context.Context, p store.Pickup, e store.Effects)
 	return m.apply(e, func() {
 		p.Version++
 		p.Value = slices.Clone(p.Value)
-		p.Created, p.Expires = plain(p.Created), plain(p.Expires)
 		over := p.State.Over() && !old.State.Over()
-		old.Pickup = p
+		old.Pickup = tidyPickup(p)
 		if over {
 			old.secret = nil
 			m.hold(m.awaited, p.Message, -1)

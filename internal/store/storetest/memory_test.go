@@ -1,0 +1,14 @@
+package storetest
+
+import (
+	"testing"
+
+	"github.com/phigate/phigate/internal/store"
+)
+
+func TestMemoryKeepsTheContract(t *testing.T) {
+	Run(t, func(t testing.TB, clock *Clock) (store.Store, Faults) {
+		m := NewMemory(clock.Now)
+		return m, Faults{Kill: func(testing.TB) store.Store { m.Restart(); return m }}
+	})
+}

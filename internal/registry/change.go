@@ -1,0 +1,172 @@
+package registry
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/phigate/phigate/internal/store"
+	"github.com/phigate/phigate/policy"
+)
+
+// ConsentState is a consent as a person wants to see it.
+type ConsentState struct {
+	ID       store.ID  `json:"id"`
+	Version  int       `json:"version"`
+	Recorded time.Time `json:"recorded"`
+	By       string    `json:"by,omitempty"`
+	State    string    `json:"state"`             // as for a message of its own first purpose, unpaid
+	Missing  []string  `json:"missing,omitempty"` // legal elements, by column
+	Consent
+}
+
+// ConsentsOf returns the newest version of each consent of an address, in the
+// order in which they were recorded.
+func (r *Registry) ConsentsOf(ctx context.Context, address policy.Address) ([]ConsentState, error) {
+	rows, err := rowsOf(ctx, r, &consents, address)
+	if err != nil {
+		return nil, err
+	}
+	now, name := r.opts.Now(), r.opts.Organization().Name
+	states := make([]ConsentState, len(rows))
+	for i := range rows {
+		c := &rows[i].Row
+		s := ConsentState{ID: rows[i].ID, Version: rows[i].N, Recorded: rows[i].Recorded, By: rows[i].By, Consent: *c}
+		s.State = c.state(need{now, name, c.Purposes, false}).String()
+		for _, d := range c.defects() {
+			s.Missing = append(s.Missing, d.column)
+		}
+		states[i] = s
+	}
+	return states, nil
+}
+
+// SuppressionsOf returns the suppressions of an address, lifted and lapsed ones
+// too.
+func (r *Registry) SuppressionsOf(ctx context.Context, address policy.Address) ([]Suppression, error) {
+	rows, err := rowsOf(ctx, r, &suppressions, address)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Suppression, len(rows))
+	for i := range rows {
+		list[i] = rows[i].Row
+	}
+	return list, nil
+}
+
+func rowsOf[T any](ctx context.Context, r *Registry, b *book[T], address policy.Address) ([]version[T], error) {
+	subject, err := mailbox(address)
+	if err != nil {
+		return nil, err
+	}
+	return b.read(ctx, r.opts.Store, subject)
+}
+
+// Partner returns how a partner stands, or ErrNotFound.
+func (r *Registry) Partner(ctx context.Context, name string) (PartnerState, error) {
+	contracts, err := partners.read(ctx, r.opts.Store, name)
+	if err != nil {
+		return PartnerState{}, err
+	}
+	if len(contracts) == 0 {
+		return PartnerState{}, ErrNotFound
+	}
+	return partnerState(name, contracts, r.opts.Now()), nil
+}
+
+// Partners returns how every partner stands, by name.
+func (r *Registry) Partners(ctx context.Context) ([]PartnerState, error) {
+	all, err := partners.all(ctx, r.opts.Store)
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string][]version[Contract]{}
+	for _, v := range all {
+		byName[v.Row.Partner] = append(byName[v.Row.Partner], v)
+	}
+	var states []PartnerState
+	for name, contracts := range byName {
+		states = append(states, partnerState(name, contracts, r.opts.Now()))
+	}
+	slices.SortFunc(states, func(a, b PartnerState) int { return strings.Compare(a.Partner, b.Partner) })
+	return states, nil
+}
+
+// RevokeConsents revokes, from now on, every consent of an address of one type,
+// of all types if it is "". It returns how many were revoked; ErrNotFound if
+// there was none to revoke.
+func (r *Registry) RevokeConsents(ctx context.Context, address policy.Address, kind, by, reason string) (int, error) {
+	return change(ctx, r, &consents, address, by, reason, func(c *Consent, now time.Time) bool {
+		if (kind != "" && c.Type != kind) || !c.RevokedAt.IsZero() {
+			return false
+		}
+		c.RevokedAt = now
+		return true
+	})
+}
+
+// LiftSuppressions takes back the suppressions of an address for one reason of
+// the table. It returns how many; ErrNotFound if there was none.
+func (r *Registry) LiftSuppressions(ctx context.Context, address policy.Address, kind, by, reason string) (int, error) {
+	return change(ctx, r, &suppressions, address, by, reason, func(s *Suppression, now time.Time) bool {
+		if s.Reason != kind || !s.inForce(now) {
+			return false
+		}
+		s.Lifted = now
+		return true
+	})
+}
+
+// change writes a new version of each row of an address that alter changes.
+func change[T any](ctx context.Context, r *Registry, b *book[T], address policy.Address, by, reason string, alter func(*T, time.Time) bool) (int, error) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	rows, err := rowsOf(ctx, r, b, address)
+	if err != nil {
+		return 0, err
+	}
+	now := r.opts.Now().UTC().Truncate(time.Second)
+	p := planned[T]{r: r, b: b, o: ImportOptions{By: by, Reason: reason}, now: now}
+	for i := range rows {
+		value := rows[i].Row
+		if !alter(&value, now) {
+			continue
+		}
+		if err := p.write(&rows[i], value); err != nil {
+			return 0, err
+		}
+	}
+	if p.counts.Changed == 0 {
+		return 0, ErrNotFound
+	}
+	return p.counts.Changed, r.apply(ctx, p.effects)
+}
+
+// Suppressed returns the effects of a new suppression, for a transaction that
+// another room commits: a hard bounce, a complaint, a click on unsubscribe. Its
+// address must be one that mail can be sent to, else ErrAddress.
+func (r *Registry) Suppressed(s Suppression, by string) (store.Effects, error) {
+	subject, err := mailbox(s.Address)
+	if err != nil {
+		return store.Effects{}, err
+	}
+	s.Address = policy.Address(subject)
+	s.At = s.At.UTC().Truncate(time.Second)
+	p := planned[Suppression]{r: r, b: &suppressions, o: ImportOptions{By: by}, now: r.opts.Now()}
+	if err := p.write(nil, s); err != nil {
+		return store.Effects{}, err
+	}
+	return p.effects, nil
+}
+
+// Confirmed returns the record that a finished pickup has proved an address,
+// for the transaction that finishes it.
+func (r *Registry) Confirmed(address policy.Address) (store.Record, error) {
+	subject, err := mailbox(address)
+	if err != nil {
+		return store.Record{}, err
+	}
+	return store.Record{Kind: string(confirmed), Subject: subject, Key: "pickup", Value: []byte(r.opts.Now().UTC().Format(time.RFC3339))}, nil
+}

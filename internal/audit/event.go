@@ -19,6 +19,7 @@ import (
 type Kind string
 
 const (
+	Accepted  Kind = "accepted"  // decided and queued; what becomes of it has a leaf of its own
 	Delivered Kind = "delivered" // the recipient's server took it
 	Pickup    Kind = "pickup"    // put on the portal, and each step there
 	Bounced   Kind = "bounced"   // given up, a DSN was made

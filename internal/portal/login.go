@@ -52,7 +52,7 @@ func (p *Portal) enter(w http.ResponseWriter, r *http.Request) (v visit, ok bool
 		return visit{}, false
 	}
 	e, err := p.entry(r.Context(), id)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrShredded) {
 		p.trouble(w, r, id, err)
 		return visit{}, false
 	}
@@ -114,7 +114,7 @@ func (p *Portal) ask(v visit, w http.ResponseWriter, r *http.Request, status int
 	case v.codeOf(v.ticket, v.now) != nil:
 		name = "code"
 	}
-	p.show(w, r, status, name, page{ID: v.ID, Lang: v.Lang, Wrong: wrong, Minutes: int(codeFor / time.Minute)})
+	p.show(w, r, status, name, page{ID: v.ID, Lang: v.Lang, Wrong: wrong, Minutes: int(CodeFor / time.Minute)})
 }
 
 // submitted is enter for forms, after the caps against floods.
@@ -302,7 +302,7 @@ func (p *Portal) refuse(v visit, w http.ResponseWriter, r *http.Request, err err
 	case errors.As(err, &wait):
 		p.show(w, r, http.StatusTooManyRequests, "say",
 			page{ID: v.ID, Lang: v.Lang, Key: "wait", Hours: int((wait.until.Sub(v.now) + time.Hour - 1) / time.Hour)})
-	case errors.Is(err, errOver), errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, errOver), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrShredded):
 		p.say(w, r, http.StatusGone, "expired")
 	case errors.Is(err, errLocked):
 		p.sayTo(v, w, r, http.StatusForbidden, "locked")

@@ -18,7 +18,7 @@ import (
 // The limits of one message. NIST SP 800-63B-4 §3.2.2 allows 100 wrong guesses
 // in a row; these are stricter, and a new code resets none of them.
 const (
-	codeFor        = 10 * time.Minute
+	CodeFor        = 10 * time.Minute
 	codesPerDay    = 3
 	guessesPerCode = 5
 	guessesPerDay  = 15
@@ -92,7 +92,7 @@ func (m *memory) newCode(t ticket, now time.Time) string {
 // could still be typed in.
 func (m *memory) codeOf(t ticket, now time.Time) *code {
 	c := m.Code
-	if c == nil || c.Wrong >= guessesPerCode || !now.Before(c.At.Add(codeFor)) || !hmac.Equal(c.Browser, browserHash(t)) {
+	if c == nil || c.Wrong >= guessesPerCode || !now.Before(c.At.Add(CodeFor)) || !hmac.Equal(c.Browser, browserHash(t)) {
 		return nil
 	}
 	return c

@@ -174,7 +174,7 @@ func TestCodeRules(t *testing.T) {
 		b.get(path).wants(t, http.StatusOK, "Enter your code")
 	})
 	t.Run("ten minutes", func(t *testing.T) {
-		s.advance(codeFor)
+		s.advance(CodeFor)
 		b.open(id, code).wants(t, http.StatusUnprocessableEntity, "does not work any more")
 	})
 	t.Run("the newest alone", func(t *testing.T) {
@@ -331,6 +331,47 @@ func TestStrangers(t *testing.T) {
 	}
 	if len(s.codes()) != 0 || s.state(id) != store.Noticed {
 		t.Error("a stranger changed something")
+	}
+}
+
+// counting counts the calls a visit costs.
+type counting struct {
+	Store
+	calls []string
+}
+
+func (c *counting) Pickup(ctx context.Context, id store.ID) (store.Pickup, error) {
+	c.calls = append(c.calls, "Pickup")
+	return c.Store.Pickup(ctx, id)
+}
+
+func (c *counting) CheckPickup(ctx context.Context, id store.ID, secret []byte, pin string) (bool, error) {
+	c.calls = append(c.calls, "CheckPickup")
+	return c.Store.CheckPickup(ctx, id, secret, pin)
+}
+
+func (c *counting) PutPickup(ctx context.Context, p store.Pickup, e store.Effects) error {
+	c.calls = append(c.calls, "PutPickup")
+	return c.Store.PutPickup(ctx, p, e)
+}
+
+// TestStrangersCostTheSame checks that a wrong secret costs what an unknown
+// message costs, whether there is a PIN or not: no key stretching, no write.
+func TestStrangersCostTheSame(t *testing.T) {
+	s := newSite(t)
+	id, _ := s.offer("")
+	withPIN, _ := s.offer("12345678")
+	c := &counting{Store: s.store}
+	s.Portal = s.portal(c)
+	for _, id := range []store.ID{s.ids.New(s.clock()), id, withPIN} {
+		c.calls = nil
+		b := s.browser()
+		_, path := NewLink(id)
+		b.get(path)
+		b.askCode(id)
+		b.open(id, "123456")
+		b.open(id, "12345678")
+		equal(t, c.calls, []string{"Pickup", "Pickup", "Pickup", "Pickup"})
 	}
 }
 

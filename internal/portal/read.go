@@ -97,7 +97,10 @@ func (p *Portal) read(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		l = letterOf(m)
 	}
-	p.show(w, r, http.StatusOK, "read", page{ID: v.ID, Lang: v.Lang, Letter: l, Until: v.Expires, Warn: int(warnAt / time.Second), End: int(idleFor / time.Second)})
+	p.show(w, r, http.StatusOK, "read", page{
+		ID: v.ID, Lang: v.Lang, Letter: l, Until: v.Expires.In(v.now.Location()),
+		Warn: int(warnAt / time.Second), End: int(idleFor / time.Second), Minutes: int(idleFor / time.Minute),
+	})
 }
 
 func letterOf(m mail.View) letter {

@@ -17,6 +17,12 @@ func (p *Portal) Recall(ctx context.Context, id store.ID, by, reason string) err
 	return err
 }
 
+// RecallIfUnread recalls a message unless somebody has read it already, and
+// reports whether it did.
+func (p *Portal) RecallIfUnread(ctx context.Context, id store.ID, by, reason string) (bool, error) {
+	return p.end(ctx, id, Event{State: store.Recalled, By: by, Reason: reason}, entry.unread)
+}
+
 // RecallUnread recalls all messages to these recipients that nobody has read,
 // when a consent is revoked or an address disputed. It returns how many; on an
 // error the others were tried all the same.

@@ -84,6 +84,17 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
+// TestEachWallStandsAlone runs the corpus against bluemonday without the walk.
+// (Original is the walk without bluemonday.)
+func TestEachWallStandsAlone(t *testing.T) {
+	for _, attack := range corpus(t) {
+		out := easy.Sanitize(attack)
+		for _, bad := range unsafeIn(out, easyTags, easyAttrs) {
+			t.Errorf("bluemonday lets %s pass: %q gives %q", bad, attack, out)
+		}
+	}
+}
+
 func corpus(t testing.TB) []string {
 	data, err := os.ReadFile(filepath.Join("testdata", "attacks.txt"))
 	if err != nil {

@@ -1,0 +1,439 @@
+package phi
+
+import (
+	"github.com/phigate/phigate/internal/phi/extract"
+	"github.com/phigate/phigate/internal/phi/lexicon"
+)
+
+// individual is whom a health fact is about.
+type individual uint8
+
+const (
+	addressee individual = iota
+	labelledPatient
+	rowPerson
+	namedPerson
+	individualCount
+)
+
+var individualNames = [...]string{"addressee", "labelled patient", "table row", "named person"}
+
+// tie says how a health fact is tied to the individual.
+type tie uint8
+
+const (
+	tieNone tie = iota
+	tieStatement
+	tieVerb
+	tieFamily
+	tiePossessive
+	tiePossessiveEvent
+	tieNotice
+	tieEvent
+	tieInvite
+	tieRelation
+	tieLabelled
+	tieRow
+	tieThird
+	tieNamedPossessive
+	tieDeclared
+	tieSegment
+	tieFormat
+	tieHashed
+)
+
+var tieNames = [...]string{"co-occurrence", "statement to the reader", "bound second person", "bound family member", "bound second person", "bound second person",
+	"personal notice", "event of the reader", "calendar invite", "care relationship", "same block", "same row", "same clause", "possessive name", "declared audience", "segment", "format", "hashed recipient"}
+
+// fact is a health mention and what its sentence says about it, kept until the
+// whole message is known.
+type fact struct {
+	who      individual
+	tie      tie
+	r        float32 // strength of the tie
+	i        float32 // how surely somebody is identified
+	zone     float32
+	term     lexicon.Term
+	concrete bool // names a day, a time or a value: no broadcast does
+	generic  bool // its sentence speaks of people in general
+	soft     bool // weaker in a text that speaks in general
+	subject  bool
+	hit      int32
+}
+
+// zoneWeight is what a zone takes from the words in it.
+var zoneWeight = [...]float32{extract.Plain: 1, extract.Quoted: .8, extract.Footer: .2, extract.Nav: .2, extract.Hidden: 1}
+
+// relate judges every health mention of a text against the reader.
+func (r *reader) relate(t *text) {
+	invite := isInvite(t)
+	for n := range t.mentions {
+		m := &t.mentions[n]
+		if m.term.Tier == lexicon.General && m.term.Kind != lexicon.Provider {
+			continue
+		}
+		f := r.second(t, m)
+		if invite && !f.generic && f.r < .9 && m.term.Tier != lexicon.Ambiguous && m.term.Tier != lexicon.General {
+			f.tie, f.r, f.concrete = tieInvite, .9, true
+		}
+		r.keep(t, m, f)
+	}
+	r.meetings(t)
+	r.statements(t)
+	r.third(t)
+}
+
+func isInvite(t *text) bool {
+	return len(t.src) > 15 && t.kind == extract.File && t.src[:15] == "BEGIN:VCALENDAR"
+}
+
+// keep records the fact with its finding.
+func (r *reader) keep(t *text, m *mention, f fact) {
+	s := &t.sentences[m.sentence]
+	f.zone = zoneWeight[s.zone]
+	f.term = *m.term
+	f.subject = f.subject || t.kind == extract.Header
+	if f.r >= .3 || m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring {
+		f.hit = r.hitMention(t, m, f)
+	} else {
+		f.hit = -1
+	}
+	if f.r >= .3 && len(r.doc.facts) < 2000 {
+		r.doc.facts = append(r.doc.facts, f)
+	}
+}
+
+// around is what stands beside a mention in its sentence.
+type around struct {
+	your, offer, verb, family, conditional, generic bool
+}
+
+func look(t *text, m *mention) (a around) {
+	s := &t.sentences[m.sentence]
+	lo := max(s.first, m.first-7)
+	for j := m.first - 1; j >= lo; j-- {
+		c := t.cues[j]
+		if c&lexicon.Your != 0 {
+			a.your = true
+			a.offer = j > s.first && t.cues[j-1]&lexicon.Offer != 0
+			break
+		}
+		if c&lexicon.Family != 0 && t.tokens[j].shape&possessive != 0 {
+			a.family = true
+			continue
+		}
+		if c&lexicon.Stop != 0 {
+			break
+		}
+	}
+	if t.cues[m.first]&lexicon.Your != 0 {
+		a.your = true
+	}
+	a.family = a.family && a.your
+	a.verb = verbBefore(t, s, m)
+	a.conditional = s.question && s.cues&lexicon.Episodic == 0
+	for j := max(s.first, m.first-25); j < m.first; j++ {
+		a.conditional = a.conditional || t.cues[j]&lexicon.Conditional != 0
+		a.generic = a.generic || t.cues[j]&lexicon.Generic != 0
+	}
+	for j := m.last; j < min(s.last, m.last+5); j++ {
+		a.generic = a.generic || t.cues[j]&lexicon.Generic != 0
+	}
+	return a
+}
+
+// verbBefore finds "you were diagnosed with …", "we saw you for …" within 14
+// words before the mention.
+func verbBefore(t *text, s *sentence, m *mention) bool {
+	const boundary = 14
+	you, verb := int32(-1), int32(-1)
+	for j := max(s.first, m.first-boundary); j < m.first; j++ {
+		c := t.cues[j]
+		if c&lexicon.You != 0 {
+			if verb >= 0 && j-verb <= 3 {
+				return true
+			}
+			you = j
+		}
+		if c&lexicon.BindVerb != 0 {
+			if you >= 0 && j-you <= 5 && !(weakVerb(t, j) && m.first-j > 3) {
+				return true
+			}
+			if !weakVerb(t, j) {
+				verb = j
+			}
+		}
+	}
+	return false
+}
+
+// weakVerb reports verbs that say little by themselves: have, had, taking, use.
+func weakVerb(t *text, j int32) bool {
+	switch t.word8(int(j)) {
+	case "have", "had", "using", "requested", "registered", "received", "eligible", "qualify", "managing", "started", "due", "booked":
+		return true
+	}
+	return false
+}
+
+// second judges the tie between a mention and the reader of the mail.
+func (r *reader) second(t *text, m *mention) fact {
+	s := &t.sentences[m.sentence]
+	a := look(t, m)
+	f := fact{who: addressee, i: 1, generic: a.conditional || a.generic}
+	valued := s.value && (m.term.Kind == lexicon.Result || m.term.Kind == lexicon.Body || m.term.Kind == lexicon.Procedure) || s.money && m.term.Kind == lexicon.Payment
+	f.concrete = s.concrete || valued && a.your
+	personal := s.cues&(lexicon.You|lexicon.Your) != 0
+	switch {
+	case f.generic && !f.concrete:
+		if a.your || a.verb || a.family {
+			f.tie, f.r = tiePossessive, .3
+		}
+	case f.generic:
+		if a.your || a.verb || a.family {
+			f.tie, f.r = tiePossessive, .5
+		}
+	case a.family:
+		f.tie, f.r = tieFamily, .95
+	case a.verb:
+		f.tie, f.r = tieVerb, .95
+	case a.your && a.offer:
+		f.tie, f.r, f.soft = tiePossessive, .45, true
+		if f.concrete {
+			f.r = .8
+		}
+	case a.your && (f.concrete || s.cues&lexicon.Status != 0):
+		f.tie, f.r = tiePossessiveEvent, .95
+	case a.your && s.cues&lexicon.Episodic != 0:
+		f.tie, f.r, f.soft = tiePossessiveEvent, .9, true
+	case a.your:
+		f.tie, f.r, f.soft = tiePossessive, .75, true
+	case s.cues&lexicon.Status != 0 && noticed(m.term) && s.cues&lexicon.Promo == 0:
+		f.tie, f.r, f.soft = tieNotice, .85, true
+	case personal && f.concrete:
+		f.tie, f.r, f.soft = tieStatement, .7, true
+	case personal && s.cues&lexicon.Episodic != 0:
+		f.tie, f.r, f.soft = tieStatement, .65, true
+	case personal:
+		f.tie, f.r, f.soft = tieStatement, .35, true
+	}
+	return f
+}
+
+// noticed lists what a status can be told of without naming the person: "refill
+// ready", "claim denied".
+func noticed(t *lexicon.Term) bool {
+	switch t.Kind {
+	case lexicon.Rx, lexicon.Result, lexicon.Payment:
+		return t.Tier == lexicon.Caring
+	case lexicon.Drug, lexicon.Procedure, lexicon.Care:
+		return t.Tier == lexicon.Specific || t.Tier == lexicon.Caring
+	}
+	return false
+}
+
+// meetings finds a day or hour with a named provider: "see you Tuesday 10:30
+// with Dr. Lee".
+func (r *reader) meetings(t *text) {
+	for n := range t.sentences {
+		s := &t.sentences[n]
+		day := s.concrete || s.cues&lexicon.Weekday != 0
+		if !day || s.cues&(lexicon.You|lexicon.Your|lexicon.Status) == 0 || s.cues&lexicon.TitleProvider == 0 && !r.providerIn(t, n) {
+			continue
+		}
+		if s.cues&(lexicon.Generic|lexicon.Conditional) != 0 && !s.concrete {
+			continue
+		}
+		m := mention{&lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Weak}, s.first, min(s.last, s.first+1), int32(n)}
+		for j := s.first; j < s.last; j++ {
+			if t.cues[j]&(lexicon.TitleProvider|lexicon.Weekday) != 0 {
+				m.first, m.last = j, j+1
+				break
+			}
+		}
+		r.keep(t, &m, fact{who: addressee, i: 1, tie: tieEvent, r: .9, concrete: s.concrete, generic: s.cues&lexicon.Generic != 0, soft: s.cues&lexicon.Generic != 0})
+	}
+}
+
+func (r *reader) providerIn(t *text, sentence int) bool {
+	for i := range t.mentions {
+		if m := &t.mentions[i]; m.sentence == int32(sentence) && m.term.Kind == lexicon.Provider && m.term.Tier == lexicon.Specific {
+			return true
+		}
+	}
+	return false
+}
+
+// statements finds words that make the reader a patient or member: "as a
+// patient of", "we miss you".
+func (r *reader) statements(t *text) {
+	for n := range t.sentences {
+		s := &t.sentences[n]
+		if s.cues&lexicon.Relation == 0 {
+			continue
+		}
+		for j := s.first; j < s.last; j++ {
+			if t.cues[j]&lexicon.Relation == 0 {
+				continue
+			}
+			m := mention{&lexicon.Term{Kind: lexicon.NoKind, Tier: lexicon.Weak}, j, j + 1, int32(n)}
+			f := fact{who: addressee, i: 1, tie: tieRelation, r: .95, soft: true}
+			for k := s.first; k < j; k++ {
+				f.generic = f.generic || t.cues[k]&lexicon.Conditional != 0
+			}
+			if f.generic {
+				f.r = .4
+			}
+			zone := s.zone
+			if zone == extract.Footer {
+				f.r = .9
+			}
+			s.zone = extract.Plain
+			r.keep(t, &m, f)
+			s.zone = zone
+			break
+		}
+	}
+}
+
+// third ties health facts to persons other than the reader: a patient's number
+// or labelled name in the same block, a name with the words of a case beside it.
+func (r *reader) third(t *text) {
+	if len(r.ids) == 0 || t.kind == extract.Header && len(t.mentions) == 0 {
+		return
+	}
+	for n := range r.ids {
+		x := &r.ids[n]
+		if x.provider || x.rule == ruleDate || x.rule == ruleURL {
+			continue
+		}
+		if x.patient {
+			r.labelledFact(t, x)
+		} else if x.rule != ruleGeoPlace && x.rule != ruleGeoZIP {
+			r.namedFact(t, x)
+		}
+	}
+}
+
+// span is the stretch of text around an identifier that counts as its block.
+const blockSpan, clauseSpan = 600, 200
+
+func distance(t *text, x *ident, m *mention) int {
+	a, b := int(t.tokens[m.first].start), int(t.tokens[m.last-1].end)
+	switch {
+	case a >= int(x.end):
+		return a - int(x.end)
+	case b <= int(x.start):
+		return int(x.start) - b
+	}
+	return 0
+}
+
+// nearest returns the strongest mention within span of x, the nearer the better.
+func nearest(t *text, x *ident, span int) *mention {
+	var best *mention
+	rank := func(m *mention) int {
+		w := 0
+		switch m.term.Tier {
+		case lexicon.Specific:
+			w = 3
+			if m.term.Kind == lexicon.Provider {
+				w = 1
+			}
+		case lexicon.Caring:
+			w = 2
+		}
+		return w
+	}
+	bestRank, bestDistance := 0, 0
+	for i := range t.mentions {
+		m := &t.mentions[i]
+		w := rank(m)
+		if w == 0 {
+			continue
+		}
+		d := distance(t, x, m)
+		if d > span {
+			continue
+		}
+		if w > bestRank || w == bestRank && d < bestDistance {
+			best, bestRank, bestDistance = m, w, d
+		}
+	}
+	return best
+}
+
+func (r *reader) labelledFact(t *text, x *ident) {
+	r.people++
+	m := nearest(t, x, blockSpan)
+	if m == nil {
+		if x.rule == ruleMRN || x.rule == ruleMBI || x.rule == rulePlanID {
+			r.keep(t, &mention{&lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}, x.first, x.last, x.sentence}, fact{who: labelledPatient, i: .95, tie: tieLabelled, r: .85, concrete: true})
+		}
+		return
+	}
+	tied := float32(1)
+	if x.rule == ruleDOB || x.rule == ruleNameLabelled {
+		tied = .95
+	}
+	r.keep(t, m, fact{who: labelledPatient, i: .95, tie: tieLabelled, r: tied, concrete: true})
+}
+
+// namedFact needs words of a case around the identifier; a name alone near a
+// health word is a press release.
+func (r *reader) namedFact(t *text, x *ident) {
+	if x.score <= .1 || t.sentences[x.sentence].zone == extract.Footer || t.sentences[x.sentence].zone == extract.Nav {
+		return
+	}
+	m := nearest(t, x, clauseSpan)
+	if m == nil || m.term.Kind == lexicon.Provider {
+		return
+	}
+	f := fact{who: namedPerson, i: .7, tie: tieThird}
+	if x.rule == ruleNameDictionary && t.tokens[x.last-1].shape&possessive != 0 && m.first-x.last <= 4 && m.first >= x.last {
+		f.tie, f.r = tieNamedPossessive, .9
+	} else {
+		f.r = r.caseStrength(t, x, m)
+	}
+	if f.r == 0 {
+		return
+	}
+	if x.rule != ruleNameDictionary {
+		f.i = .6
+		if x.score >= .6 {
+			f.i = .75
+		}
+	}
+	r.keep(t, m, f)
+}
+
+// caseStrength counts the signs that the text around x tells of one patient.
+func (r *reader) caseStrength(t *text, x *ident, m *mention) float32 {
+	lo, hi := int(min(x.start, t.tokens[m.first].start))-100, int(max(x.end, t.tokens[m.last-1].end))+100
+	roles, pronouns, others := 0, 0, 0
+	for j := seek(t.tokens, uint32(max(0, lo))); int(j) < len(t.tokens) && int(t.tokens[j].start) < hi; j++ {
+		c := t.cues[j]
+		if c&lexicon.RolePatient != 0 {
+			roles++
+		}
+		if c&lexicon.RolePronoun != 0 {
+			pronouns++
+		}
+	}
+	for i := range r.ids {
+		if o := &r.ids[i]; o != x && !o.provider && int(o.start) >= lo && int(o.end) <= hi {
+			others++
+		}
+	}
+	switch n := roles*2 + min(pronouns, 2) + others*2; {
+	case roles > 0 && n >= 4:
+		return .9
+	case n >= 4:
+		return .8
+	case n >= 2:
+		return .7
+	case m.sentence == x.sentence:
+		return .45
+	}
+	return 0
+}

@@ -1,0 +1,272 @@
+package phi
+
+import (
+	"strings"
+
+	"github.com/phigate/phigate/internal/phi/lexicon"
+)
+
+// column is what a table column holds.
+type column uint8
+
+const (
+	columnOther column = iota
+	columnPerson
+	columnHealth
+	columnAnimal
+)
+
+var personHeads = map[string]bool{
+	"name": true, "first name": true, "last name": true, "firstname": true, "lastname": true, "first": true, "last": true, "fname": true, "lname": true, "full name": true, "patient": true, "patient name": true, "member": true, "member name": true, "client": true, "client name": true,
+	"email": true, "e-mail": true, "email address": true, "emailaddress": true, "mail": true, "to": true, "recipient": true, "contact": true, "contact email": true, "phone": true, "phone number": true, "mobile": true, "cell": true, "ssn": true, "mrn": true, "patient id": true, "patientid": true, "patient_id": true, "member id": true, "memberid": true, "dob": true, "date of birth": true, "birthdate": true, "address": true, "subscriber": true, "subscriber id": true, "guarantor": true, "id": true, "account": true, "pt": true, "pt name": true, "chart": true, "chart no": true, "medicare id": true, "mbi": true, "resident": true, "insured": true, "policy holder": true,
+}
+
+var healthHeads = map[string]bool{
+	"last visit": true, "next visit": true, "visit": true, "visit date": true, "last appt": true, "next appt": true, "appt": true, "appointment": true, "appointment date": true, "last appointment": true, "next appointment": true, "last seen": true, "dos": true, "date of service": true, "service date": true, "admit": true, "admit date": true, "admission": true, "discharge": true, "discharge date": true, "provider": true, "pcp": true, "physician": true, "doctor": true, "dr": true, "department": true, "clinic": true, "diagnosis": true, "dx": true, "icd": true, "icd10": true, "icd-10": true, "condition": true, "conditions": true, "problem": true, "reason": true, "reason for visit": true, "medication": true, "medications": true, "meds": true, "rx": true, "drug": true, "dose": true, "refill": true, "refill due": true, "last fill": true, "fill date": true, "allergies": true, "allergy": true, "test": true, "result": true, "results": true, "lab": true, "value": true, "procedure": true, "cpt": true, "treatment": true, "therapy": true, "bp": true, "bmi": true, "weight": true, "copay": true, "claim": true, "claim status": true, "plan": true, "insurance": true, "payer": true, "deductible": true, "referral": true, "vaccine": true, "symptoms": true, "symptom": true, "risk": true, "risk score": true, "care gap": true, "gap": true, "notes": true, "status": true, "due date": true, "due": true, "balance": true, "health plan": true, "group": true, "therapist": true, "surgeon": true, "surgery": true, "surgery date": true,
+}
+
+// vagueHeads need a health term in the cell, or another health column.
+var vagueHeads = map[string]bool{
+	"provider": true, "department": true, "status": true, "notes": true, "value": true, "result": true, "results": true, "test": true, "plan": true, "group": true, "due date": true, "due": true, "balance": true, "reason": true, "problem": true, "risk": true, "weight": true, "condition": true, "insurance": true, "visit": true, "treatment": true, "last visit": true, "claim": true, "claim status": true, "next visit": true, "visit date": true, "gap": true, "doctor": true, "dose": true, "appointment": true, "appt": true, "appointment date": true, "next appointment": true, "last appointment": true,
+}
+
+// rows finds tables (CSV, spreadsheets, HTML tables, columns typed into a mail)
+// whose header names a person and a health column, and counts the rows that
+// fill both.
+func (r *reader) rows(t *text) {
+	var head []column
+	var vague []bool
+	var sep byte
+	var width int
+	for at := 0; at < len(t.src); {
+		end := strings.IndexByte(t.src[at:], '\n')
+		if end < 0 {
+			end = len(t.src)
+		} else {
+			end += at
+		}
+		line := t.src[at:end]
+		switch {
+		case head == nil || strings.IndexByte(line, sep) < 0:
+			head, vague, sep, width = r.header(t, at, line)
+		default:
+			r.row(t, at, line, head, vague, sep, width)
+		}
+		at = end + 1
+		if r.doc.rows >= 5000 {
+			return
+		}
+	}
+}
+
+// header classifies a line that may be the head of a table.
+func (r *reader) header(t *text, at int, line string) (head []column, vague []bool, sep byte, width int) {
+	if len(line) < 5 || len(line) > 2000 {
+		return nil, nil, 0, 0
+	}
+	for _, c := range []byte("\t|,;") {
+		if strings.IndexByte(line, c) < 0 {
+			continue
+		}
+		cells := splitRow(line, c)
+		if len(cells) < 2 {
+			continue
+		}
+		head, vague = make([]column, len(cells)), make([]bool, len(cells))
+		people, health, animals := 0, 0, 0
+		for i, cell := range cells {
+			head[i], vague[i] = r.columnOf(cell.text)
+			switch head[i] {
+			case columnPerson:
+				people++
+			case columnHealth:
+				health++
+			case columnAnimal:
+				animals++
+			}
+		}
+		if people > 0 && health > 0 && animals == 0 {
+			return head, vague, c, len(cells)
+		}
+	}
+	return nil, nil, 0, 0
+}
+
+// columnOf tells what a column holds by its head.
+func (r *reader) columnOf(head string) (column, bool) {
+	h := strings.ToLower(strings.TrimSpace(head))
+	h = strings.Join(strings.FieldsFunc(h, func(c rune) bool { return c == '_' || c == ' ' || c == '.' || c == '#' || c == ':' || c == '*' }), " ")
+	switch {
+	case h == "" || len(h) > 40:
+		return columnOther, false
+	case personHeads[h]:
+		return columnPerson, false
+	case h == "species" || h == "breed" || h == "pet" || h == "pet name":
+		return columnAnimal, false
+	case healthHeads[h]:
+		return columnHealth, vagueHeads[h]
+	}
+	if term := r.phrase(h); term != nil && (term.Tier == lexicon.Specific || term.Tier == lexicon.Caring) {
+		return columnHealth, false
+	}
+	return columnOther, false
+}
+
+// phrase looks a whole short phrase up.
+func (r *reader) phrase(s string) *lexicon.Term {
+	var best *lexicon.Term
+	var word []byte
+	var state uint64
+	n, on := 0, true
+	step := func() {
+		if len(word) > 0 && on {
+			state, n, on = r.scanner.lx.Step(state, lexicon.Stem(word))
+			best = nil
+			if n > 0 && r.scanner.lx.Term(n).Kind > lexicon.Figure {
+				best = r.scanner.lx.Term(n)
+			}
+		} else if len(word) > 0 {
+			best = nil
+		}
+		word = word[:0]
+	}
+	for i := 0; i < len(s); i++ {
+		if isAlnum(s[i]) {
+			word = append(word, s[i])
+		} else {
+			step()
+		}
+	}
+	step()
+	return best
+}
+
+type cell struct {
+	text  string
+	start int // in the line
+}
+
+// splitRow cuts a line at sep, honouring double quotes.
+func splitRow(line string, sep byte) []cell {
+	var cells []cell
+	start, quoted := 0, false
+	for i := 0; i <= len(line); i++ {
+		switch {
+		case i == len(line) || line[i] == sep && !quoted:
+			text := strings.Trim(line[start:i], " \r\"")
+			cells = append(cells, cell{text, start})
+			start = i + 1
+			if len(cells) > 200 {
+				return cells
+			}
+		case line[i] == '"':
+			quoted = !quoted
+		}
+	}
+	return cells
+}
+
+// row records one filled row as a fact about a person.
+func (r *reader) row(t *text, at int, line string, head []column, vague []bool, sep byte, width int) {
+	cells := splitRow(line, sep)
+	if len(cells)*2 < width {
+		return
+	}
+	person, health, sure := -1, -1, false
+	for i, c := range cells {
+		if i >= len(head) || !filled(c.text) {
+			continue
+		}
+		switch {
+		case head[i] == columnPerson && person < 0:
+			person = i
+		case head[i] == columnHealth:
+			if health < 0 || !sure {
+				health = i
+			}
+			sure = sure || !vague[i] || r.clinical(t, at+c.start, at+c.start+len(c.text))
+		}
+	}
+	if person < 0 || health < 0 {
+		return
+	}
+	r.doc.rows++
+	if r.doc.rows > 20 {
+		return
+	}
+	m := r.cellMention(t, at+cells[health].start, cells[health].text, sure)
+	if m == nil {
+		return
+	}
+	r.keep(t, m, fact{who: rowPerson, i: .95, tie: tieRow, r: 1, concrete: true})
+	first := seek(t.tokens, uint32(at+cells[person].start))
+	if int(first) < len(t.tokens) {
+		start := uint32(at + cells[person].start)
+		r.add(t, ident{rule: ruleRow, start: start, end: start + uint32(len(cells[person].text)), score: .5})
+	}
+}
+
+// filled reports a cell that holds a value: not blank, not a merge tag.
+func filled(s string) bool {
+	if s == "" || s == "-" || s == "N/A" || s == "n/a" || strings.Trim(s, "_. ") == "" {
+		return false
+	}
+	return mergeTag(s) < 0
+}
+
+// clinical reports whether a sure health term lies in t.src[from:to].
+func (r *reader) clinical(t *text, from, to int) bool {
+	for i := range t.mentions {
+		m := &t.mentions[i]
+		if s := int(t.tokens[m.first].start); s >= from && s < to && (m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring) {
+			return true
+		}
+	}
+	return false
+}
+
+// cellMention makes a mention of a health cell: the term in it, or the cell as
+// a care event.
+func (r *reader) cellMention(t *text, at int, cell string, sure bool) *mention {
+	first := seek(t.tokens, uint32(at))
+	last := seek(t.tokens, uint32(at+len(cell)))
+	if int(first) >= len(t.tokens) {
+		return nil
+	}
+	for i := range t.mentions {
+		if m := &t.mentions[i]; m.first >= first && m.first <= last && m.term.Tier == lexicon.Specific {
+			return m
+		}
+	}
+	term := lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Weak}
+	if sure {
+		term.Tier = lexicon.Caring
+	}
+	return &mention{&term, first, max(first+1, min(last, int32(len(t.tokens)))), t.tokens[first].sentence}
+}
+
+// mergeTag returns where an unfilled merge slot stands in s, -1 if nowhere:
+// {{name}}, *|NAME|*, %%name%%, [First Name], <<name>>, ${name}.
+func mergeTag(s string) int {
+	for _, tag := range [][2]string{{"{{", "}}"}, {"*|", "|*"}, {"%%", "%%"}, {"<<", ">>"}, {"${", "}"}, {"[[", "]]"}, {"{%", "%}"}} {
+		if i := strings.Index(s, tag[0]); i >= 0 {
+			if j := strings.Index(s[i+2:], tag[1]); j > 0 && j < 60 {
+				return i
+			}
+		}
+	}
+	for i := 0; i < len(s); {
+		j := strings.IndexByte(s[i:], '[')
+		if j < 0 {
+			break
+		}
+		i += j + 1
+		if k := strings.IndexByte(s[i:], ']'); k > 2 && k < 30 {
+			switch w := strings.ToLower(s[i : i+k]); w {
+			case "first name", "firstname", "first_name", "name", "patient name", "last name", "lastname", "fname", "date", "time", "provider", "patient", "member name", "test name", "drug name", "condition", "appointment date", "your name", "recipient", "medication", "doctor":
+				return i - 1
+			}
+		}
+	}
+	return -1
+}

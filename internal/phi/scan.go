@@ -1,0 +1,315 @@
+// Package phi says what in a message is health information, and about whom.
+//
+// The finding is a relation, not a co-occurrence (45 CFR 160.103): somebody who
+// can be identified, a health fact, and words that tie the two. [Scanner.Read]
+// takes a raw message once: package extract turns it into texts, one pass per
+// text finds words, phrases and identifiers ([text.tokenise], [text.match],
+// [reader.scanIDs]), and [reader.relate] weighs how each health fact is tied to
+// the reader of the mail or to another person. [Document.Judge] then scores the
+// ties for one recipient, audience and kind of sender; it is cheap, so that a
+// message to a thousand people is read once and judged a thousand times.
+//
+// Nothing here keeps state between messages or prints what it found: a snippet
+// shows the shape of a value, never the value.
+package phi
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/phigate/phigate/internal/phi/extract"
+	"github.com/phigate/phigate/internal/phi/lexicon"
+)
+
+// Options tune a Scanner. The zero value is the shipped behaviour, but for
+// CareRelationship.
+type Options struct {
+	Medium, High float64 // lower bounds of the bands; 0 means .60 and .85
+	// CareRelationship makes a bare notice such as "you have new results, log in"
+	// at least medium (`detection.care_relationship`).
+	CareRelationship bool
+	Terms            *Terms // house terms, may be nil
+	Limits           extract.Limits
+}
+
+// Scanner reads messages. It is immutable and safe for concurrent use.
+type Scanner struct {
+	opt Options
+	lx  *lexicon.Lexicon
+
+	pool sync.Pool // *reader
+}
+
+// New loads the lexicons, about 5 MB, in some tens of milliseconds.
+func New(o Options) (*Scanner, error) {
+	lx, err := lexicon.Load()
+	if err != nil {
+		return nil, fmt.Errorf("phi: %w", err)
+	}
+	if o.Medium == 0 {
+		o.Medium = .60
+	}
+	if o.High == 0 {
+		o.High = .85
+	}
+	o.Terms.teach(lx)
+	return &Scanner{opt: o, lx: lx}, nil
+}
+
+// Document is what was found in one message, before anything is known of the
+// recipient. It is immutable and prints as [phi].
+type Document struct {
+	scanner     *Scanner
+	facts       []fact
+	findings    []Finding
+	unscannable []Unscannable
+	timeout     bool
+	formats     []string
+	rows        int
+	people      int
+	gate        bool // a record or beneficiary number beside a name
+	subjectPHI  bool // the subject shows a health word or a strong identifier
+	animals     bool
+	unfilled    bool // merge slots that no tool filled
+	general     bool // the text speaks of people in general
+	sender      senderProfile
+	toNames     map[string]string // display name by address
+	segment     segment
+	hexes       []hexToken
+	hosts       []string
+	promotional bool
+	unsubscribe bool
+	fundraising bool
+	language    string
+	simhash     uint64
+	texts       []string
+}
+
+// Format keeps mail text out of logs under every verb.
+func (d *Document) Format(f fmt.State, _ rune) { fmt.Fprint(f, "[phi]") }
+
+type hexToken struct {
+	value      string
+	part       int
+	start, end uint32
+}
+
+// reader holds the scratch space for one message.
+type reader struct {
+	scanner   *Scanner
+	doc       *Document
+	msg       *extract.Message
+	text      text
+	ids       []ident
+	codes     []ident
+	hits      []hit
+	seen      map[uint64]int32 // hit by rule and place
+	own       map[string]bool  // addresses of sender and recipients
+	ownDomain string
+	people    int
+	persons   map[string]bool
+	count     tally
+}
+
+// Read extracts, tokenises and relates a raw message (RFC 5322), once for all
+// its recipients. It never fails: what cannot be read is listed as unscannable.
+func (s *Scanner) Read(ctx context.Context, raw []byte) (doc *Document) {
+	r, _ := s.pool.Get().(*reader)
+	if r == nil {
+		r = &reader{scanner: s, seen: map[uint64]int32{}, own: map[string]bool{}, persons: map[string]bool{}}
+	}
+	r.doc = &Document{scanner: s}
+	defer func() {
+		doc = r.doc
+		if recover() != nil {
+			doc.unscannable = append(doc.unscannable, Unscannable{Part: "message", Reason: extract.Malformed})
+			return // a reader that failed is not used again
+		}
+		r.reset()
+		s.pool.Put(r)
+	}()
+	r.msg = extract.Read(ctx, raw, s.opt.Limits)
+	r.read(ctx)
+	return r.doc
+}
+
+func (r *reader) reset() {
+	clear(r.seen)
+	clear(r.own)
+	clear(r.persons)
+	r.doc, r.msg, r.ownDomain, r.people, r.count = nil, nil, "", 0, tally{}
+	r.ids, r.codes, r.hits = r.ids[:0], r.codes[:0], r.hits[:0]
+	r.text.src = ""
+	if cap(r.text.tokens) > 1<<16 { // a giant message must not pin its scratch
+		r.text = text{}
+	}
+}
+
+// read goes through the parts of the message.
+func (r *reader) read(ctx context.Context) {
+	d := r.doc
+	d.unscannable, d.hosts, d.formats = r.msg.Unscannable, r.msg.Hosts, r.msg.Formats
+	r.envelope()
+	for i := range r.msg.Parts {
+		if ctx.Err() != nil {
+			d.unscannable = append(d.unscannable, Unscannable{Part: r.msg.Parts[i].Path, Reason: extract.Timeout})
+			break
+		}
+		r.part1(i)
+	}
+	r.finish()
+}
+
+// part1 reads one part.
+func (r *reader) part1(i int) {
+	p := &r.msg.Parts[i]
+	switch {
+	case p.Kind == extract.Links:
+		r.links(i, p)
+		return
+	case p.Kind == extract.Header && tagHeader(p.Name):
+		r.doc.segment.read(r.scanner.lx, p.Text)
+		return
+	case p.Kind == extract.Header && !spoken(p.Name):
+		return
+	}
+	t := &r.text
+	t.part, t.src, t.kind = i, p.Text, p.Kind
+	t.tokenise()
+	if len(t.tokens) == 0 {
+		return
+	}
+	t.match(r.scanner.lx)
+	t.zone(p.Marks)
+	r.codes = r.codes[:0]
+	r.scanIDs(t)
+	r.countText(t, p)
+	if p.Kind != extract.Header && p.Kind != extract.FileName {
+		r.rows(t)
+	}
+	r.relate(t)
+	r.hitIDs(t)
+}
+
+func (r *reader) part(t *text) int { return t.part }
+
+// spoken lists the header fields that people write or read.
+func spoken(name string) bool {
+	switch strings.ToLower(name) {
+	case "subject", "comments", "keywords", "thread-topic", "content-description", "x-preheader", "x-original-subject":
+		return true
+	}
+	return false
+}
+
+// tagHeader lists the fields in which mailing tools name their lists and
+// campaigns.
+func tagHeader(name string) bool {
+	switch strings.ToLower(name) {
+	case "x-mailgun-tag", "x-mc-tags", "x-pm-tag", "x-smtpapi", "list-id", "feedback-id", "x-campaign", "x-campaign-id", "x-tag", "x-tags", "x-mailgun-variables", "x-mc-metadata", "x-ses-message-tags", "x-msys-api", "x-category", "x-list", "x-mailer-list":
+		return true
+	}
+	return false
+}
+
+// envelope learns who sends and who is addressed.
+func (r *reader) envelope() {
+	d := r.doc
+	d.toNames = map[string]string{}
+	for _, name := range []string{"From", "Reply-To", "Sender", "To", "Cc"} {
+		for _, v := range r.msg.Fields(name) {
+			for _, a := range addresses(v) {
+				r.own[strings.ToLower(a.address)] = true
+				if name == "To" || name == "Cc" {
+					d.toNames[strings.ToLower(a.address)] = a.name
+				}
+			}
+		}
+	}
+	for _, v := range r.msg.Fields("From") {
+		d.sender = profile(r.scanner.lx, v)
+		if as := addresses(v); len(as) > 0 {
+			_, domain, _ := strings.Cut(strings.ToLower(as[0].address), "@")
+			r.ownDomain = domain
+			d.sender.domain = domain
+		}
+		break
+	}
+}
+
+type mailbox struct{ name, address string }
+
+// addresses reads the mailboxes of an address field, leniently: what stands
+// before <…> is the name.
+func addresses(v string) (list []mailbox) {
+	for _, f := range splitAddresses(v) {
+		name, rest, ok := strings.Cut(f, "<")
+		if ok {
+			addr, _, _ := strings.Cut(rest, ">")
+			list = append(list, mailbox{strings.Trim(strings.TrimSpace(name), `"`), strings.TrimSpace(addr)})
+		} else if strings.Contains(f, "@") {
+			list = append(list, mailbox{"", strings.TrimSpace(f)})
+		}
+		if len(list) >= 200 {
+			break
+		}
+	}
+	return list
+}
+
+func splitAddresses(v string) (list []string) {
+	start, quoted := 0, false
+	for i := 0; i < len(v); i++ {
+		switch v[i] {
+		case '"':
+			quoted = !quoted
+		case ',', ';':
+			if !quoted {
+				list = append(list, v[start:i])
+				start = i + 1
+			}
+		}
+	}
+	return append(list, v[start:])
+}
+
+// senderProfile is what the From field says of the sender's trade.
+type senderProfile struct {
+	health  bool
+	animals bool
+	shop    bool
+	topic   lexicon.Topic
+	domain  string
+}
+
+// healthNames are words that show a health sender even inside a domain label.
+var healthNames = []string{"clinic", "hospital", "health", "medical", "dental", "pharmacy", "pediatric", "oncology", "cardio", "fertility", "rehab", "hospice", "therapy", "ortho", "physician", "wellness", "doctor", "surgery", "dialysis", "dermatolog", "recovery", "behavioral"}
+
+func profile(lx *lexicon.Lexicon, from string) (p senderProfile) {
+	var t text
+	t.src = from
+	t.tokenise()
+	if len(t.tokens) == 0 {
+		return p
+	}
+	for i := range t.sentences {
+		t.sentences[i].cues = 0
+	}
+	t.match(lx)
+	for i := range t.tokens {
+		p.health = p.health || t.cues[i]&lexicon.SenderHealth != 0
+		p.animals = p.animals || t.cues[i]&lexicon.Animal != 0
+		p.shop = p.shop || t.cues[i]&lexicon.Shop != 0
+		if _, n, _ := lx.Step(0, t.tokens[i].stem); n > 0 && lx.Term(n).Sender > p.topic {
+			p.topic = lx.Term(n).Sender
+		}
+	}
+	lower := strings.ToLower(from)
+	for _, w := range healthNames {
+		p.health = p.health || strings.Contains(lower, w)
+	}
+	p.animals = p.animals || strings.Contains(lower, "animalh") || strings.Contains(lower, "petc") || strings.Contains(lower, "paws")
+	return p
+}

@@ -120,6 +120,17 @@ type world struct {
 	from  time.Time // zero for now
 }
 
+// bound returns the rules that bind.
+func (p *Policy) bound(binds func(*rule) bool) []*rule {
+	out := make([]*rule, 0, len(p.rules))
+	for i := range p.rules {
+		if binds(&p.rules[i]) {
+			out = append(out, &p.rules[i])
+		}
+	}
+	return out
+}
+
 func standing(r *rule) bool { return r.mode == Enforce }
 func lapsed(r *rule) bool   { return r.mode == Enforce && r.risk == nil }
 
@@ -133,31 +144,37 @@ func (p *Policy) lastException() (end time.Time) {
 	return end
 }
 
+// examples is among how many leaks of one rule the smallest is looked for.
+const examples = 1000
+
 // breaks returns the smallest example of the policy breaking an invariant.
 func (p *Policy) breaks(ctx context.Context, v invariant, w world) (*Counterexample, error) {
-	worst, facts, least := -1, Facts{}, matched+1
-	n := 0
-	for part, i := range partition(v.facts, p.rules, w.binds) {
-		if n++; n%1024 == 0 && ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if i < 0 || p.rules[i].risk != nil || !v.breaks(p.rules[i].verdict) {
+	worst, facts, least := (*rule)(nil), Facts{}, matched+1
+	bound := p.bound(w.binds)
+	for i, r := range bound {
+		if r.risk != nil || !v.breaks(r.verdict) {
 			continue
 		}
-		if f, unusual := part.plainest(); unusual < least {
-			worst, facts, least = i, f, unusual
+		n := 0
+		for part := range reaches(v.facts, bound[:i], r) {
+			if f, unusual := part.plainest(); unusual < least {
+				worst, facts, least = r, f, unusual
+			}
+			if n++; n == examples || ctx.Err() != nil {
+				break
+			}
 		}
 	}
-	if worst < 0 {
+	if worst == nil || ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	r, because := p.rules[worst], facts.unusual()
+	because := facts.unusual()
 	if facts.Now = w.from; !w.from.IsZero() {
 		because += ", once accept_risk has lapsed"
 	}
 	return &Counterexample{
-		Sends: v.sends, Law: v.law, Rule: r.name, Where: p.where(r.line, r.column),
-		Facts: facts, Because: because, Verdict: r.verdict,
+		Sends: v.sends, Law: v.law, Rule: worst.name, Where: p.where(worst.line, worst.column),
+		Facts: facts, Because: because, Verdict: worst.verdict,
 	}, nil
 }
 
@@ -234,21 +251,15 @@ func (f Facts) unusual() string {
 // Unreachable returns the names of the rules that no facts reach, since rules
 // above take them all. A warn or shadow rule is judged as if it were enforced.
 func (p *Policy) Unreachable() []string {
-	reached := make([]bool, len(p.rules))
+	var out []string
+	var above []*rule
 	for i := range p.rules {
 		r := &p.rules[i]
-		binds := func(q *rule) bool { return q == r || q.mode == Enforce }
-		for _, decided := range partition(r.when, p.rules[:i+1], binds) {
-			if decided == i {
-				reached[i] = true
-				break
-			}
+		if !occurs(reaches(everything, above, r)) {
+			out = append(out, r.name)
 		}
-	}
-	var out []string
-	for i, ok := range reached {
-		if !ok {
-			out = append(out, p.rules[i].name)
+		if standing(r) {
+			above = append(above, r)
 		}
 	}
 	return out
@@ -260,11 +271,9 @@ func (p *Policy) Unreachable() []string {
 func (p *Policy) Undecided(limit int) []string {
 	least := map[string]int{}
 	for _, b := range consistent(everything) {
-		for part, i := range partition(b, p.rules, standing) {
-			if i < 0 {
-				f, unusual := part.plainest()
-				least[f.unusual()] = unusual
-			}
+		for part := range reaches(b, p.bound(standing), nil) {
+			f, unusual := part.plainest()
+			least[f.unusual()] = unusual
 		}
 	}
 	out := make([]string, 0, len(least))

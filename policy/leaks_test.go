@@ -70,8 +70,8 @@ func TestLeaksFindsAMissingRule(t *testing.T) {
 		"scanner-up":                        "rule no-phi sends mail that was not scanned (promise 3), for example: scan unavailable",
 		"sender-needs-baa":                  "rule phi sends health information of a sender without a contract in force (45 CFR 164.502(e), 164.504(e)), for example: baa no_transmit, phi medium",
 		"psychotherapy-needs-authorization": "rule psychotherapy-portal sends psychotherapy notes without a valid authorization (45 CFR 164.508(a)(2)), for example: class psychotherapy, phi medium, released yes",
-		"part2-third-party":                 "rule sensitive sends Part 2 records to others without a valid consent (42 CFR 2.31), for example: class part2, recipient org_covered, phi medium, topic sensitive",
-		"part2-promotion":                   "rule sensitive sends promotion with Part 2 records without a valid consent (42 CFR 2.31), for example: class part2, promotion yes, phi medium, topic sensitive",
+		"part2-third-party":                 "rule portal-only sends Part 2 records to others without a valid consent (42 CFR 2.31), for example: class part2, recipient org_covered, channel portal_only, phi medium",
+		"part2-promotion":                   "rule portal-only sends promotion with Part 2 records without a valid consent (42 CFR 2.31), for example: class part2, promotion yes, channel portal_only, phi medium",
 		"marketing-needs-authorization":     "rule phi sends marketing with health information without a valid authorization (45 CFR 164.508(a)(3)), for example: class marketing, phi medium",
 		"authorization-covers-campaign":     "rule phi sends marketing with health information without a valid authorization (45 CFR 164.508(a)(3)), for example: class marketing, consent outside, phi medium",
 		"organization-covered":              "rule phi sends health information to an organization that is not covered (45 CFR 164.502(e)), for example: class org_to_org, phi medium",
@@ -168,11 +168,11 @@ func TestLeaksLooksBehindTheEndOfAnException(t *testing.T) {
 func TestLeaksMissesNothing(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	found := 0
-	for range 150 {
+	for range 80 {
 		file := randomPolicy(r)
 		p := parse(t, file)
 		c := leaks(t, p)
-		for range 3000 {
+		for range 2000 {
 			f := draw(r)
 			if why := leak(f, p.Decide(f)); why != "" && c == nil {
 				t.Fatalf("missed a leak (%s): %s\n%s", why, f.Line(), file)
@@ -182,8 +182,8 @@ func TestLeaksMissesNothing(t *testing.T) {
 			found++
 		}
 	}
-	if found < 20 || found > 145 {
-		t.Errorf("%d of 150 random policies leak: the test says little", found)
+	if found < 10 || found > 75 {
+		t.Errorf("%d of 80 random policies leak: the test says little", found)
 	}
 }
 

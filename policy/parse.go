@@ -179,7 +179,7 @@ func (r *reader) detection(d detectionDoc) Detection {
 	if d.Medium > d.High {
 		r.bad("detection.high", "high: below medium", "write a score not below medium")
 	}
-	return Detection{Medium: d.Medium, High: d.High, CareRelationship: d.CareRelationship, TermsFile: d.TermsFile}
+	return Detection(d)
 }
 
 func (r *reader) transport(d transportDoc) [FloorPlain + 1]floorEntry {

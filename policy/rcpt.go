@@ -52,16 +52,24 @@ func (p *Policy) AtRCPT(f Facts, open Pending) (v Verdict, refuse bool) {
 		return v, true
 	}
 	now := p.at(f)
-	binds := func(r *rule) bool { return r.mode == Enforce && !r.lapsed(now) }
+	bound := p.bound(func(r *rule) bool { return r.mode == Enforce && !r.lapsed(now) })
 	for _, b := range consistent(f.mayBecome(open)) {
-		for _, i := range partition(b, p.rules, binds) {
-			if i < 0 || p.rules[i].verdict.Action != Reject {
-				return Verdict{}, false
-			}
+		if mayEndElsewhere(b, bound) {
+			return Verdict{}, false
 		}
 	}
 	v = p.Decide(f)
 	return v, v.Action == Reject
+}
+
+// mayEndElsewhere reports whether any point of the box ends in no reject.
+func mayEndElsewhere(b box, rules []*rule) bool {
+	for i, r := range rules {
+		if r.verdict.Action != Reject && occurs(reaches(b, rules[:i], r)) {
+			return true
+		}
+	}
+	return occurs(reaches(b, rules, nil))
 }
 
 // mayBecome returns the box of what f may become, each fact by itself.

@@ -140,45 +140,78 @@ func (b box) conditions() []int {
 	return out
 }
 
-// partition cuts a box into parts that one rule decides wholly, and yields each
-// with the index of that rule, -1 for none. Together the parts are the box, and
-// no two overlap: values that no rule tells apart are never told apart, so the
-// whole fact space takes some thousand parts. rules says which rules bind.
-func partition(b box, rules []rule, binds func(*rule) bool) iter.Seq2[box, int] {
-	return func(yield func(box, int) bool) { cut(b, 0, rules, binds, yield) }
+// uncovered yields parts of a box that none of the rules match; together they
+// are all of it that no rule matches, and no two overlap. Values that no rule
+// tells apart are never told apart, so that a space of 10^10 points takes some
+// hundred parts.
+func uncovered(b box, rules []*rule) iter.Seq[box] {
+	return func(yield func(box) bool) { peel(b, rules, yield) }
 }
 
-func cut(b box, i int, rules []rule, binds func(*rule) bool, yield func(box, int) bool) bool {
-	if b.empty() {
-		return true
-	}
-	for ; i < len(rules); i++ {
-		r := &rules[i]
-		if !binds(r) || !r.overlaps(b) {
+func peel(b box, rules []*rule, yield func(box) bool) bool {
+	var best *rule
+	var rest []*rule
+	fewest := matched + 1
+	for _, r := range rules {
+		overlaps, splits := r.against(&b)
+		if !overlaps {
 			continue
 		}
-		// What r leaves out is peeled off field by field and goes on to the
-		// next rule; what is left is r's.
-		for _, f := range r.conditions {
-			if rest := b[f] &^ r.when[f]; rest != 0 {
-				part := b
-				part[f] = rest
-				if !cut(part, i+1, rules, binds, yield) {
-					return false
-				}
-				b[f] &= r.when[f]
-			}
+		if splits == 0 {
+			return true
 		}
-		return yield(b, i)
+		if rest = append(rest, r); splits < fewest {
+			best, fewest = r, splits
+		}
 	}
-	return yield(b, -1)
-}
-
-func (r *rule) overlaps(b box) bool {
-	for _, f := range r.conditions {
-		if b[f]&r.when[f] == 0 {
-			return false
+	if best == nil {
+		return yield(b)
+	}
+	// What the rule leaves out is peeled off field by field; the core that is
+	// left is the rule's. The rule that needs the fewest cuts goes first.
+	for _, f := range best.conditions {
+		if out := b[f] &^ best.when[f]; out != 0 {
+			part := b
+			part[f] = out
+			if !peel(part, rest, yield) {
+				return false
+			}
+			b[f] &= best.when[f]
 		}
 	}
 	return true
+}
+
+// against reports whether the rule matches any point of a box, and how many
+// facts cut the box into what it matches and what not.
+func (r *rule) against(b *box) (overlaps bool, splits int) {
+	for _, f := range r.conditions {
+		if b[f]&r.when[f] == 0 {
+			return false, 0
+		}
+		if b[f]&^r.when[f] != 0 {
+			splits++
+		}
+	}
+	return true, splits
+}
+
+// reaches yields the parts of a box that come past the rules above to r, or to
+// the end of the table if r is nil.
+func reaches(b box, above []*rule, r *rule) iter.Seq[box] {
+	if r != nil {
+		b = b.meet(r.when)
+	}
+	if b.empty() {
+		return func(func(box) bool) {}
+	}
+	return uncovered(b, above)
+}
+
+// occurs reports whether there is any part.
+func occurs(parts iter.Seq[box]) bool {
+	for range parts {
+		return true
+	}
+	return false
 }

@@ -131,7 +131,7 @@ func TestShippedPolicyIsTheDecisionTable(t *testing.T) {
 	p := shipped(t)
 	met := map[string]int{}
 	r := rand.New(rand.NewPCG(1, 2))
-	for range 1_000_000 {
+	for range 400_000 {
 		f := draw(r)
 		v, want := p.Decide(f), tableSays(f)
 		if v.Rule != want.rule || v.Action != want.action || v.Code != want.code || v.Action == Deliver && v.Floor != want.floor {
@@ -143,7 +143,7 @@ func TestShippedPolicyIsTheDecisionTable(t *testing.T) {
 		t.Errorf("%d ends of the table met, want 28 rules and none", len(met))
 	}
 	for rule, n := range met {
-		if n < 20 {
+		if n < 10 {
 			t.Errorf("rule %q met only %d times", rule, n)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 func TestMemoryKeepsTheContract(t *testing.T) {
-	Run(t, func(t testing.TB, clock *Clock) (store.Store, Faults) {
+	runCases(t, func(t testing.TB, clock *Clock) (store.Store, Faults) {
 		m := NewMemory(clock.Now)
 		return m, Faults{Kill: func(testing.TB) store.Store { m.Restart(); return m }}
 	})

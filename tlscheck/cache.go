@@ -56,7 +56,7 @@ func (f *stsFinding) note(section, result string, args ...any) {
 // survives every failure to learn a newer one: an attacker who forges the
 // record, drops it or blocks HTTPS gains nothing (RFC 8461 §3.3). With recheck
 // it is fetched again even if the record's id is unchanged, since some change
-// the one without the other. The error is a Failure: the cache is unreadable.
+// the one without the other, but not within five minutes. The error is a Failure: the cache is unreadable.
 func (c *Checker) sts(ctx context.Context, domain string, recheck bool) (stsFinding, error) {
 	release, err := c.locks.acquire(ctx, "sts "+domain)
 	if err != nil {
@@ -71,7 +71,7 @@ func (c *Checker) sts(ctx context.Context, domain string, recheck bool) (stsFind
 	if err != nil || id == "" {
 		return f, err
 	}
-	if f.policy != nil && id == f.entry.ID && !recheck {
+	if f.policy != nil && id == f.entry.ID && !(recheck && c.now().Sub(f.entry.FetchedAt) >= fetchBackoff) {
 		f.note("3.3", "id %s unchanged, kept policy applies until %s", id, f.entry.Expires.Format(time.RFC3339))
 		return f, nil
 	}

@@ -42,14 +42,20 @@ func (t Target) Key() string {
 // Plan evaluates a domain for delivery at a floor. Every target of the plan
 // additionally demands what live policies demand (DANE, MTA-STS enforce), also
 // without a floor. The error is a *Failure if no host is left: PolicyFail if
-// none can meet the floor, Unknown or Transport if a later try may find one.
+// none can meet the floor, Unknown or Transport if a later try may find one. A
+// PolicyFail is only given after everything was looked up anew (RFC 8461 §5.1).
 func (c *Checker) Plan(ctx context.Context, domain string, f policy.Floor) (*Plan, error) {
-	return c.plan(ctx, domain, f, false)
+	p, err := c.plan(ctx, domain, f, false)
+	if err != nil && ClassOf(err) == PolicyFail {
+		return c.plan(ctx, domain, f, true)
+	}
+	return p, err
 }
 
 // Recheck plans again from nothing: DNS is asked, and the MTA-STS policy fetched
 // (at most every five minutes), even if neither seems to have changed. It must
-// be called before a PolicyFail of every host is taken as final (RFC 8461 §5.1).
+// be called before a PolicyFail that Dial gave for every host is taken as final
+// (RFC 8461 §5.1).
 // changed reports whether there is a reason to try the new plan.
 func (c *Checker) Recheck(ctx context.Context, old *Plan) (p *Plan, changed bool, err error) {
 	p, err = c.plan(ctx, old.Domain, old.Floor, true)
@@ -77,7 +83,7 @@ func sameSet(a, b []string) bool {
 func (c *Checker) plan(ctx context.Context, domain string, f policy.Floor, fresh bool) (*Plan, error) {
 	f = f.Max(policy.Open) // spelled out: zero parts become the strictest
 	p, err := c.lookAt(ctx, domain, fresh)
-	if errors.Is(err, error(validationOff)) && f.IsOpen() {
+	if errors.Is(err, validationOff) && f.IsOpen() {
 		err = nil // mail without a floor never asked what is proved
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -331,6 +332,7 @@ func TestR18_RecheckFindsANewPolicy(t *testing.T) {
 			if p, changed, err := c.Recheck(t.Context(), old); changed || err != nil {
 				t.Fatalf("changed without a change: %+v, %v", p, err)
 			}
+			b.clock.advance(fetchBackoff)
 			b.sts("a.test", id, enforce+"mx: mx.a.test\n")
 			p, changed, err := c.Recheck(t.Context(), old)
 			if err != nil || !changed || len(p.Targets) != 1 || p.Targets[0].MX.Host != "mx.a.test" {
@@ -338,6 +340,21 @@ func TestR18_RecheckFindsANewPolicy(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A plan that no host is left for is made from fresh answers.
+func TestR18_PlanItselfRechecks(t *testing.T) {
+	b, _ := one(t, peer{})
+	b.sts("a.test", "1", enforce+"mx: old.a.test\n")
+	c := b.checker()
+	_, err := c.Plan(t.Context(), "a.test", named)
+	wantClass(t, err, PolicyFail)
+	if n := b.web.count("a.test"); n != 1 {
+		t.Errorf("%d GETs at once", n)
+	}
+	b.sts("a.test", "2", enforce+"mx: mx.a.test\n")
+	e, err := send(t, c, "a.test", named)
+	wantAssurance(t, e, err, policy.AssurancePolicy)
 }
 
 // R20 and R18: what an attacker on the path can do to a known policy.
@@ -445,7 +462,7 @@ func TestR23_RunRefreshes(t *testing.T) {
 		cache := &memCache{m: map[string]Entry{}}
 		now := time.Now()
 		cache.m["a.test"] = Entry{Domain: "a.test", ID: "1", Text: enforce + "mx: a.test\n", FetchedAt: now, Expires: now.Add(72 * time.Hour), NextRefresh: now.Add(24 * time.Hour)}
-		dialled := 0
+		var dialled atomic.Int32
 		c, err := New(Options{Hostname: "gw.test", Cache: cache,
 			Resolver: answers(func(_ string, qtype uint16) Answer {
 				if qtype == dns.TypeA {
@@ -453,7 +470,7 @@ func TestR23_RunRefreshes(t *testing.T) {
 				}
 				return Answer{Secure: DNSInsecure}
 			}),
-			Dial: func(context.Context, string, string) (net.Conn, error) { dialled++; return nil, errors.New("no") }})
+			Dial: func(context.Context, string, string) (net.Conn, error) { dialled.Add(1); return nil, errors.New("no") }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -462,12 +479,12 @@ func TestR23_RunRefreshes(t *testing.T) {
 		go func() { done <- c.Run(ctx) }()
 		time.Sleep(23 * time.Hour)
 		synctest.Wait()
-		if dialled != 0 {
-			t.Errorf("dialled %d times before it was due", dialled)
+		if dialled.Load() != 0 {
+			t.Errorf("dialled %d times before it was due", dialled.Load())
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		if dialled == 0 {
+		if dialled.Load() == 0 {
 			t.Error("was not refreshed")
 		}
 		cancel()

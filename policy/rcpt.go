@@ -22,28 +22,13 @@ const (
 	PendingAtRCPT Pending = 1<<iota - 1
 )
 
-// Beforehand returns the facts that a sender's settings give before its message
-// is known: the mildest content, under the sender's own class. The facts of the
-// records (baa, recipient, channel, opted_out, address, consent, unencrypted)
-// are left at their most cautious value for the caller to set.
-func (s Sender) Beforehand(organization SenderClass) Facts {
-	e := EffectiveClass(Declared{Organization: organization, Sender: s, PHI: PHINone})
-	f := Facts{
-		SenderClass: e.SenderClass, Class: s.Class, Audience: e.Audience, Remuneration: e.Remuneration,
-		Promotion: e.Promotion, PHI: e.PHI, Topic: TopicGeneral, Scan: ScanComplete,
-		Form: FormOK, Subject: SubjectClean, Trackers: TrackersOK,
-	}
-	if s.Class == ClassPart2 || s.Class == ClassPsychotherapy {
-		f.Topic = TopicSensitive
-	}
-	return f
-}
-
-// AtRCPT decides what can be decided when RCPT TO is spoken. f is what
-// [Sender.Beforehand] and the records give; open facts may still become stricter,
-// the class only in the way of [EffectiveClass]. Only if every end is a reject is
-// the recipient refused now, with the verdict for f itself: the sender's class,
-// nothing found, all of it scanned. Unreadable records refuse with a defer.
+// AtRCPT decides what can be decided when RCPT TO is spoken. f holds what the
+// records say, the sender's own class, and what [EffectiveClass] makes of its
+// settings with nothing found; facts of the content need not be set. Pending
+// facts may become stricter, the class only in the way of [EffectiveClass]. Only
+// if every end is a reject is the recipient refused now, with the verdict of the
+// mildest end: the sender's class, nothing found, all of it scanned. Unreadable
+// records refuse with a defer.
 func (p *Policy) AtRCPT(f Facts, open Pending) (v Verdict, refuse bool) {
 	if f.Records != RecordsOK {
 		if v = p.Decide(f); v.Action != Defer {
@@ -51,15 +36,38 @@ func (p *Policy) AtRCPT(f Facts, open Pending) (v Verdict, refuse bool) {
 		}
 		return v, true
 	}
-	now := p.at(f)
-	bound := p.bound(func(r *rule) bool { return r.mode == Enforce && !r.lapsed(now) })
-	for _, b := range consistent(f.mayBecome(open)) {
+	now, all := p.at(f), f.mayBecome(open)
+	bound := p.bound(func(r *rule) bool {
+		overlaps, _ := r.against(&all)
+		return overlaps && standing(r) && !r.lapsed(now)
+	})
+	for _, b := range consistent(all) {
 		if mayEndElsewhere(b, bound) {
 			return Verdict{}, false
 		}
 	}
-	v = p.Decide(f)
+	v = p.Decide(f.mildest(open))
 	return v, v.Action == Reject
+}
+
+// settings are the pending facts that the sender's settings begin and a message
+// can only make stricter; content are those that it alone gives.
+var (
+	settings = map[Pending]int{PendingAudience: iAudience, PendingRemuneration: iRemuneration, PendingPromotion: iPromotion, PendingPHI: iPHI}
+	content  = map[Pending]int{PendingTopic: iTopic, PendingForm: iForm, PendingSubject: iSubject, PendingTrackers: iTrackers, PendingScan: iScan}
+)
+
+// mildest returns f with nothing found in the message.
+func (f Facts) mildest(open Pending) Facts {
+	pt := f.point()
+	for bit, i := range content {
+		if open&bit != 0 {
+			pt[i] = uint8(len(fields[i].names) - 1)
+		}
+	}
+	m := pt.facts().implied()
+	m.Now = f.Now
+	return m
 }
 
 // mayEndElsewhere reports whether any point of the box ends in no reject.
@@ -79,12 +87,14 @@ func (f Facts) mayBecome(open Pending) box {
 	for i, v := range pt {
 		b[i] = 1 << v
 	}
-	for bit, i := range map[Pending]int{
-		PendingAudience: iAudience, PendingRemuneration: iRemuneration, PendingPromotion: iPromotion,
-		PendingPHI: iPHI, PendingTopic: iTopic, PendingForm: iForm, PendingSubject: iSubject, PendingTrackers: iTrackers,
-	} {
+	for bit, i := range settings {
 		if open&bit != 0 {
 			b[i] = upTo(pt[i])
+		}
+	}
+	for bit, i := range content {
+		if open&bit != 0 {
+			b[i] = everything[i]
 		}
 	}
 	if open&PendingSenderClass != 0 {

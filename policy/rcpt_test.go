@@ -9,9 +9,11 @@ import (
 
 // atRCPT are the facts when RCPT TO is spoken, with records that say nothing bad.
 func atRCPT(s Sender, organization SenderClass) Facts {
-	f, m := s.Beforehand(organization), mild()
-	f.Records, f.BAA, f.Recipient, f.Channel, f.OptedOut, f.Address = m.Records, m.BAA, m.Recipient, m.Channel, m.OptedOut, m.Address
-	return f
+	e, m := EffectiveClass(Declared{Organization: organization, Sender: s, PHI: PHINone}), mild()
+	return Facts{
+		SenderClass: e.SenderClass, Class: s.Class, Audience: e.Audience, Remuneration: e.Remuneration, Promotion: e.Promotion, PHI: e.PHI,
+		Records: m.Records, BAA: m.BAA, Recipient: m.Recipient, Channel: m.Channel, OptedOut: m.OptedOut, Address: m.Address,
+	}
 }
 
 func TestAtRCPT(t *testing.T) {
@@ -37,7 +39,7 @@ func TestAtRCPT(t *testing.T) {
 		{"bounced before", reminder, PendingAtRCPT, func(f *Facts) { f.Address = AddressUndeliverable }, "HG-K102"},
 		{"records unreadable", reminder, PendingAtRCPT, func(f *Facts) { f.Records = RecordsUnavailable }, "HG-S901"},
 		{"reminder", reminder, noConsent, nil, ""},
-		{"nothing open", campaign, 0, nil, "HG-C101"},
+		{"nothing open", campaign, 0, func(f *Facts) { f.Scan, f.Form, f.Subject, f.Trackers = ScanComplete, FormOK, SubjectClean, TrackersOK }, "HG-C101"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := atRCPT(c.sender, SenderCoveredEntity)
@@ -98,9 +100,7 @@ func message(r *rand.Rand, f Facts, s Sender, organization SenderClass, open Pen
 	if f.Class == ClassPart2 || f.Class == ClassPsychotherapy {
 		f.Topic = TopicSensitive
 	}
-	if r.IntN(2) == 0 {
-		f.Scan = ScanUnscannable
-	}
+	f.Scan = ScanUnscannable + Scan(r.IntN(2))
 	if r.IntN(3) == 0 {
 		f.Recipient = RecipientThirdParty
 	}

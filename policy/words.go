@@ -393,3 +393,5 @@ func ParseFloorName(s string) (FloorName, error) {
 	return FloorName(v), err
 }
 func ParseMode(s string) (Mode, error) { v, err := modeNames.parse(s); return Mode(v), err }
+func ParsePHI(s string) (PHI, error)   { v, err := phiNames.parse(s); return PHI(v), err }
+func ParseScan(s string) (Scan, error) { v, err := scanNames.parse(s); return Scan(v), err }

@@ -265,6 +265,9 @@ func (d *fakeDNS) sign(zones ...string) {
 func (d *fakeDNS) fail(k string, f fault) { d.mu.Lock(); d.faults[k] = f; d.mu.Unlock() }
 func (d *fakeDNS) count(k string) int     { d.mu.Lock(); defer d.mu.Unlock(); return d.asked[k] }
 
+// query is the latest question, as it came.
+func (d *fakeDNS) query() *dns.Msg { d.mu.Lock(); defer d.mu.Unlock(); return d.last }
+
 func (d *fakeDNS) isSigned(name string) bool {
 	for _, z := range d.signed {
 		if z == name || strings.HasSuffix(name, "."+z) {
@@ -464,6 +467,13 @@ func (m *fakeMX) said() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return strings.Join(m.log, "\n")
+}
+
+// names lists the SNI of every handshake.
+func (m *fakeMX) names() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]string(nil), m.sni...)
 }
 
 // stage reports whether to go on at a stage of the talk.

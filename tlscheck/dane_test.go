@@ -52,7 +52,7 @@ func TestR26_QueryAsksForValidation(t *testing.T) {
 	b.dns.add("a.test. 300 IN A 192.0.2.1")
 	c := b.checker()
 	c.resolver.Lookup(t.Context(), "a.test", dns.TypeA)
-	q := b.dns.last
+	q := b.dns.query()
 	if o := q.IsEdns0(); o == nil || !o.Do() || o.UDPSize() != 1232 || !q.AuthenticatedData || q.CheckingDisabled || !q.RecursionDesired {
 		t.Errorf("query %v", q)
 	}
@@ -179,8 +179,8 @@ func TestR29_SecureAliasOfInsecureHost(t *testing.T) {
 	b.tlsa("mx.a.test", usageEE, m.cert.Leaf)
 	e, err := send(t, b.checker(), "a.test", daneFloor)
 	wantAssurance(t, e, err, policy.AssuranceDANE)
-	if e.SNI != "mx.a.test" || m.sni[0] != "mx.a.test" {
-		t.Errorf("SNI %q", m.sni)
+	if e.SNI != "mx.a.test" || m.names()[0] != "mx.a.test" {
+		t.Errorf("SNI %q", m.names())
 	}
 	if b.dns.count("_25._tcp.host.plain.test. TLSA") != 0 {
 		t.Error("asked below an insecure name")
@@ -401,8 +401,8 @@ func TestR37_SNIIsTheTLSABase(t *testing.T) {
 	b.tlsa("mx.a.test", usageEE, m.cert.Leaf)
 	e, err := send(t, b.checker(), "a.test", daneFloor)
 	wantAssurance(t, e, err, policy.AssuranceDANE)
-	if m.sni[0] != "mx.a.test" || e.TLSA == "" {
-		t.Errorf("SNI %q, evidence %+v", m.sni, e)
+	if m.names()[0] != "mx.a.test" || e.TLSA == "" {
+		t.Errorf("SNI %q, evidence %+v", m.names(), e)
 	}
 }
 

@@ -232,7 +232,7 @@ func TestR44_InjectedBytes(t *testing.T) {
 		if !strings.Contains(err.Error(), "injection") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if len(m.sni) > 0 {
+		if len(m.names()) > 0 {
 			t.Errorf("%s: handshake was begun", name)
 		}
 	}
@@ -370,8 +370,8 @@ func TestR53_NoResumption(t *testing.T) {
 			t.Error("no certificate was seen")
 		}
 	}
-	if len(m.sni) != 2 {
-		t.Errorf("%d full handshakes, want 2", len(m.sni))
+	if len(m.names()) != 2 {
+		t.Errorf("%d full handshakes, want 2", len(m.names()))
 	}
 }
 
@@ -408,8 +408,8 @@ func TestAddressLiteral(t *testing.T) {
 	wantClass(t, err, PolicyFail)
 	e, err := send(t, c, "["+m.ip+"]", policy.Floor{Assurance: policy.AssuranceEncrypted, Strength: policy.StrengthBCP195})
 	wantAssurance(t, e, err, policy.AssuranceEncrypted)
-	if len(m.sni) != 1 || m.sni[0] != "" || b.dns.count("_mta-sts.["+m.ip+"]. TXT") != 0 {
-		t.Errorf("a name was used for an address: SNI %q", m.sni)
+	if len(m.names()) != 1 || m.names()[0] != "" || b.dns.count("_mta-sts.["+m.ip+"]. TXT") != 0 {
+		t.Errorf("a name was used for an address: SNI %q", m.names())
 	}
 	_, err = c.Plan(t.Context(), "[nonsense]", policy.Open)
 	wantClass(t, err, Permanent)

@@ -80,8 +80,9 @@ type session struct {
 	conn   *guarded
 	client *smtp.Client
 	hello  string
-	dead   error // why the session can no longer be used
-	dirty  bool  // a transaction was begun and not finished
+	dead   error         // why the session can no longer be used
+	dirty  bool          // a transaction was begun and not finished
+	quit   time.Duration // how long to wait for the answer to QUIT
 }
 
 const (
@@ -93,7 +94,7 @@ const (
 // *tlscheck.Failure, the connection is closed.
 func Open(c *tlscheck.Conn, hello string) (*Session, error) {
 	g := &guarded{Conn: c}
-	s := &Session{session{conn: g, client: smtp.NewClient(g), hello: hello}}
+	s := &Session{session{conn: g, client: smtp.NewClient(g), hello: hello, quit: quitTimeout}}
 	return s, s.greet()
 }
 
@@ -101,7 +102,7 @@ func Open(c *tlscheck.Conn, hello string) (*Session, error) {
 // connection. On error, a *tlscheck.Failure, the connection is closed.
 func OpenPlain(c *tlscheck.OpenConn, hello string) (*PlainSession, error) {
 	g := &guarded{Conn: c}
-	s := &PlainSession{session{conn: g, client: smtp.NewClient(g), hello: hello}}
+	s := &PlainSession{session{conn: g, client: smtp.NewClient(g), hello: hello, quit: quitTimeout}}
 	return s, s.greet()
 }
 
@@ -121,7 +122,7 @@ func (s *PlainSession) Send(ctx context.Context, m PlainMail) ([]Reply, error) {
 // connection. It returns nothing worth acting on but is an io.Closer.
 func (s *session) Close() error {
 	if s.dead == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), quitTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), s.quit)
 		defer cancel()
 		defer s.conn.watch(ctx)()
 		s.client.Quit()

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phigate/phigate/policy"
 	"github.com/phigate/phigate/tlscheck"
 )
 
@@ -237,9 +236,10 @@ func TestCancelledContextEndsTheSession(t *testing.T) {
 func TestQuitIsBounded(t *testing.T) {
 	h := startHost(t, script{hang: "QUIT"})
 	s := h.session()
+	s.quit = 50 * time.Millisecond
 	start := time.Now()
 	s.Close()
-	if d := time.Since(start); d > 2*quitTimeout {
+	if d := time.Since(start); d > quitTimeout {
 		t.Errorf("took %s", d)
 	}
 }
@@ -452,5 +452,3 @@ func FuzzReplies(f *testing.F) {
 		s.Close()
 	})
 }
-
-var _ = policy.Open

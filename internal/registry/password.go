@@ -86,7 +86,7 @@ func (r *Registry) CheckPassword(ctx context.Context, sender, password string) e
 	if r.proofs.holds(sender, c, password) { // proved while this one waited
 		return nil
 	}
-	hash, err := c.derive(password)
+	hash, err := r.proofs.derive(c, password)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
@@ -121,6 +121,7 @@ type proofs struct {
 	key []byte
 
 	mu    *sync.Mutex
+	costs int                      // how often a hash was derived
 	kept  map[string][]byte        // by sender
 	turns map[string]chan struct{} // by sender: full while one is deriving
 }
@@ -136,6 +137,14 @@ func (p *proofs) mac(c credential, password string) []byte {
 	h.Write(c.Hash)
 	h.Write([]byte(password))
 	return h.Sum(nil)
+}
+
+// derive is the costly part, counted.
+func (p *proofs) derive(c credential, password string) ([]byte, error) {
+	p.mu.Lock()
+	p.costs++
+	p.mu.Unlock()
+	return c.derive(password)
 }
 
 func (p *proofs) holds(sender string, c credential, password string) bool {

@@ -42,7 +42,7 @@ func newSite(t testing.TB) *site {
 		},
 		Now: func() time.Time { return s.at },
 	})
-	s.rounds = 1000 // TestPasswordOfManyConnections has the real number
+	s.rounds = 1000 // BenchmarkCheckPassword has the real number
 	return s
 }
 
@@ -473,8 +473,14 @@ func TestFacts(t *testing.T) {
 func TestRevocationCannotBeUndone(t *testing.T) {
 	s := newSite(t)
 	s.load(t, Consents, rows("revoked_at=2026-02-01"))
-	for edit, refused := range map[string]bool{"": true, "revoked_at=2026-03-01": true, "revoked_at=2026-02-01": false, "revoked_at=2026-01-20": false,
-		"revoked_at=2026-01-20|signer=Other": false, "signed_at=2026-05-01": false} {
+	for _, c := range []struct {
+		edit    string
+		refused bool
+	}{
+		{"", true}, {"revoked_at=2026-03-01", true}, {"revoked_at=2026-02-01", false}, {"revoked_at=2026-02-01|signer=Other", false},
+		{"revoked_at=2026-01-20", false}, {"revoked_at=2026-02-01", true}, {"signed_at=2026-05-01", false},
+	} {
+		edit, refused := c.edit, c.refused
 		report, err := s.Import(t.Context(), Consents, "f.csv", strings.NewReader(rows(edit)), ImportOptions{})
 		if errors.Is(err, ErrBadRows) != refused {
 			t.Errorf("%q: %v", edit, err)

@@ -578,6 +578,19 @@ func TestRouteWithPort(t *testing.T) {
 	}
 }
 
+func TestRouteToAnAddress(t *testing.T) {
+	b := newBed(t)
+	m := b.mx("relay.test", peer{})
+	pin := sha256.Sum256(m.cert.Leaf.RawSubjectPublicKeyInfo)
+	r := Route{Domain: "*", Host: m.ip}
+	with := func(r Route) *Checker { return b.checker(func(o *Options) { o.Routes = []Route{r} }) }
+	_, err := send(t, with(r), "a.test", verified) // the certificate names a host, not the address
+	wantClass(t, err, PolicyFail)
+	r.PinSPKI = []string{hex.EncodeToString(pin[:])}
+	e, err := send(t, with(r), "a.test", daneFloor)
+	wantAssurance(t, e, err, policy.AssuranceDANE)
+}
+
 func FuzzTLSA(f *testing.F) {
 	f.Add(uint8(3), uint8(1), uint8(1), "00")
 	f.Add(uint8(2), uint8(1), uint8(0), "3059301306072a8648ce3d020106082a8648ce3d03010703420004")

@@ -1,7 +1,6 @@
 package tlscheck
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -43,15 +42,16 @@ type ExplainedPolicy struct {
 // then does.
 const probeHello = policy.StrengthSP80052r2
 
+// explainProbe is how long Explain waits for hosts.
+const explainProbe = 20 * time.Second
+
 // Explain evaluates a domain afresh and connects to each of its hosts, sending
 // nothing but EHLO, STARTTLS and QUIT. The error is that of the evaluation; the
 // Explanation is filled in as far as it went.
 func (c *Checker) Explain(ctx context.Context, domain string) (Explanation, error) {
 	p, err := c.lookAt(ctx, domain, true)
 	if err == nil {
-		p.MX = slices.Clone(p.MX) // others read the remembered ones
-		c.probeAll(ctx, &p)
-		p.rate()
+		c.probeAll(ctx, explainProbe, &p)
 	}
 	x := Explanation{Domain: p.Domain, Assurance: p.Predicted.String(), Strength: p.Strength.String(), Why: p.Why, MX: []HostExplanation{}}
 	if err != nil {
@@ -69,9 +69,10 @@ func (c *Checker) Explain(ctx context.Context, domain string) (Explanation, erro
 // probeAll connects to the hosts of a posture, all at once, and replaces what
 // was expected of each by what it showed. A host that is not reached keeps its
 // expectation.
-func (c *Checker) probeAll(ctx context.Context, p *Posture) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.probe, dialTimeout))
+func (c *Checker) probeAll(ctx context.Context, wait time.Duration, p *Posture) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	p.MX = slices.Clone(p.MX) // others read the remembered ones
 	var wg sync.WaitGroup
 	for i := range p.MX {
 		if m := &p.MX[i]; m.Skip == nil {
@@ -79,6 +80,7 @@ func (c *Checker) probeAll(ctx context.Context, p *Posture) {
 		}
 	}
 	wg.Wait()
+	p.rate()
 	p.Strength = policy.StrengthUnknown
 	for _, m := range p.MX {
 		if m.Strength != policy.StrengthUnknown && (p.Strength == policy.StrengthUnknown || m.Strength < p.Strength) {

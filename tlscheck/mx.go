@@ -35,7 +35,7 @@ type mxHost struct {
 	name string
 	pref uint16
 	port int
-	addr netip.Addr // set for an address literal
+	addr netip.Addr // set if the host is given by its address
 }
 
 func (h *nextHop) note(rfc, result string, args ...any) {
@@ -58,6 +58,8 @@ func asciiDomain(domain string) (string, error) {
 	return a, nil
 }
 
+func isIP(s string) bool { _, err := netip.ParseAddr(s); return err == nil }
+
 func dnsName(s string) bool {
 	_, ok := dns.IsDomainName(s)
 	return ok && !strings.ContainsAny(s, " \t\\/@")
@@ -74,6 +76,7 @@ func (c *Checker) nextHop(ctx context.Context, domain string, r *Route) (nextHop
 	case r != nil && r.Host != "":
 		h := nextHop{secure: true, names: []string{clean(r.Host)}, dns: DNSSecure, ttl: maxKeep}
 		h.hosts = []mxHost{{name: clean(r.Host), port: r.port(c.port)}}
+		h.hosts[0].addr, _ = netip.ParseAddr(r.Host)
 		h.note("", "route of the administrator to %s", r.Host)
 		return h, nil
 	case strings.HasPrefix(domain, "["):

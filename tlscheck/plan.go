@@ -34,7 +34,7 @@ type Target struct {
 // same key may share one, if the address is the same too.
 func (t Target) Key() string {
 	b, _ := json.Marshal([]any{t.Domain, t.MX.Host, t.MX.Port, t.MX.SNI, t.MX.RefIDs, t.MX.TLSA,
-		t.MX.NeedTLS, t.MX.NeedDANE, t.MX.NeedPKIX, t.MX.Secure, t.MX.tlsaUnusable, t.MX.pins, t.Floor, t.Policy.SHA256})
+		t.MX.NeedTLS, t.MX.NeedDANE, t.MX.NeedPKIX, t.MX.Secure, t.MX.tlsaUnusable, t.MX.literal, t.MX.pins, t.Floor, t.Policy.SHA256})
 	d := sha256.Sum256(b)
 	return hex.EncodeToString(d[:])
 }

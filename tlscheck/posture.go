@@ -68,6 +68,7 @@ type MXPlan struct {
 	Why       []Reason
 
 	pins         []pin
+	literal      bool // an address of the sender's choice stands for the name
 	tlsaUnusable bool // TLSA records exist, and none says anything usable
 	unclear      bool // more might have been proved, had all look-ups gone well
 	ttl          time.Duration
@@ -84,8 +85,31 @@ func (m *MXPlan) note(step, rfc, result string, args ...any) {
 // The error is a *Failure: Permanent if the domain takes no mail (null MX, no
 // such domain, we are its MX), else why nothing can be said; the Posture then
 // predicts AssuranceUnknown.
+// Mail without a floor need not heed an Unknown one.
 func (c *Checker) Posture(ctx context.Context, domain string) (Posture, error) {
-	return c.lookAt(ctx, domain, false)
+	p, err := c.lookAt(ctx, domain, false)
+	if err != nil || c.probe == 0 {
+		return p, err
+	}
+	return c.probed(ctx, p)
+}
+
+// probed returns the posture corrected by a probe, from memory if there was one
+// lately. Plans never see it: a delivery proves for itself.
+func (c *Checker) probed(ctx context.Context, p Posture) (Posture, error) {
+	release, err := c.locks.acquire(ctx, "probe "+p.Domain)
+	if err != nil {
+		return p, interrupted(err)
+	}
+	defer release()
+	if q, ok := c.probes.get(p.Domain, c.now()); ok && q.CheckedAt.Equal(p.CheckedAt) {
+		return q, nil
+	}
+	c.probeAll(ctx, c.probe, &p)
+	if ctx.Err() == nil {
+		c.probes.put(p.Domain, p, p.ValidUntil)
+	}
+	return p, nil
 }
 
 // lookAt returns the remembered evaluation of a domain or makes one. With fresh
@@ -137,9 +161,6 @@ func (c *Checker) evaluate(ctx context.Context, domain string, recheck bool) out
 	defer cancel()
 	p, err := c.survey(bounded, domain, recheck)
 	p.Domain, p.CheckedAt = domain, now
-	if err == nil && c.probe > 0 && !recheck {
-		c.probeAll(ctx, &p)
-	}
 	if err != nil {
 		f := asFailure(err)
 		if bounded.Err() != nil {
@@ -169,7 +190,7 @@ func (c *Checker) survey(ctx context.Context, domain string, recheck bool) (Post
 	var hopErr, stsErr error
 	var wg sync.WaitGroup
 	wg.Go(func() { hop, hopErr = c.nextHop(ctx, domain, r) })
-	if policyDomain[0] != '[' {
+	if policyDomain[0] != '[' && !isIP(policyDomain) {
 		wg.Go(func() { sts, stsErr = c.sts(ctx, policyDomain, recheck) })
 	}
 	wg.Wait()
@@ -232,6 +253,7 @@ func (c *Checker) isOwn(m MXPlan) bool {
 // match, pins, and what all that can prove.
 func (c *Checker) planHost(ctx context.Context, h mxHost, hop nextHop, sts stsFinding, r *Route) MXPlan {
 	m := MXPlan{Host: h.name, Pref: h.pref, Port: h.port, SNI: h.name, Secure: hop.secure, ttl: maxKeep}
+	m.literal = h.addr.IsValid() && !hop.secure
 	m.unclear = hop.dns == DNSUnvalidated || sts.unclear
 	if r != nil && len(r.pins) > 0 {
 		m.pins, m.NeedTLS = r.pins, true
@@ -244,7 +266,7 @@ func (c *Checker) planHost(ctx context.Context, h mxHost, hop nextHop, sts stsFi
 		return m
 	}
 	if m.planSTS(sts); m.Skip == nil {
-		m.planAssurance(h.addr.IsValid())
+		m.planAssurance()
 	}
 	return m
 }
@@ -325,26 +347,22 @@ func (m *MXPlan) planSTS(sts stsFinding) {
 }
 
 // planAssurance is what Dial will prove if the peer shows all that it should.
-func (m *MXPlan) planAssurance(literal bool) {
-	switch {
-	case m.NeedDANE || len(m.pins) > 0:
+func (m *MXPlan) planAssurance() {
+	m.Assurance = m.webPKI()
+	if m.NeedDANE || len(m.pins) > 0 {
 		m.Assurance = policy.AssuranceDANE
-	case literal:
-		m.Assurance = policy.AssuranceEncrypted
-	default:
-		m.Assurance = m.webPKI()
 	}
 	m.note("assurance", "", "%s, if the connection proves it", m.Assurance)
 }
 
 // webPKI is what a valid certificate for the host's name proves: more if the
 // name itself is proved. TLSA records that exist but say nothing usable leave
-// the peer unauthenticated (RFC 7672 §2.2).
+// the peer unauthenticated (RFC 7672 §2.2); so does an address instead of a name.
 func (m *MXPlan) webPKI() policy.Assurance {
 	switch {
 	case m.NeedPKIX:
 		return policy.AssurancePolicy
-	case m.tlsaUnusable:
+	case m.tlsaUnusable, m.literal:
 		return policy.AssuranceEncrypted
 	case m.Secure:
 		return policy.AssurancePolicy

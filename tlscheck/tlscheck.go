@@ -88,6 +88,7 @@ type Checker struct {
 	fetches  chan struct{}     // one token per policy fetch under way
 	backoff  *recent[struct{}] // domain and id whose fetch failed
 	postures *recent[outcome]  // by domain
+	probes   *recent[Posture]  // by domain; what probes found
 }
 
 // outcome is a remembered evaluation.
@@ -117,6 +118,7 @@ func New(o Options) (*Checker, error) {
 		fetches:  make(chan struct{}, fetchAtOnce),
 		backoff:  newRecent[struct{}](keepPostures),
 		postures: newRecent[outcome](keepPostures),
+		probes:   newRecent[Posture](keepPostures),
 	}
 	var errs []error
 	if c.hostname == "" || !isASCII(c.hostname) {

@@ -90,7 +90,7 @@ func proved(m MXPlan, pkix, dane, pin bool) policy.Assurance {
 	switch {
 	case dane && m.NeedDANE, pin && len(m.pins) > 0:
 		return policy.AssuranceDANE
-	case pkix && m.SNI != "":
+	case pkix:
 		return m.webPKI()
 	}
 	return policy.AssuranceEncrypted

@@ -13,6 +13,7 @@ package bolt
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,6 +57,8 @@ type Options struct {
 	// Fault, if set, is called at each named point of a write. Its error is
 	// taken for the disk's. Tests use it to fail and to crash at that point.
 	Fault func(Point) error
+
+	growth int // by how many bytes the file grows; 0 is bbolt's 16 MiB. Tests keep it small
 }
 
 // Point names a moment of a write at which a crash or a disk error is of interest.
@@ -180,8 +183,15 @@ func (s *Store) create() (*bbolt.DB, error) {
 	} else if len(found) > 0 {
 		return nil, ErrForeign
 	}
-	draft := s.path() + ".new"
-	db, err := openBolt(draft)
+	drafts, err := filepath.Glob(s.path() + ".*" + draftSuffix) // of starts that a crash cut off
+	if err != nil {
+		return nil, err
+	}
+	for _, old := range drafts {
+		os.Remove(old)
+	}
+	draft := s.path() + "." + rand.Text() + draftSuffix
+	db, err := s.openBolt(draft, false)
 	if err != nil {
 		return nil, err
 	}
@@ -225,21 +235,38 @@ func (s *Store) createTables(tx *bbolt.Tx) error {
 	return t.err
 }
 
-// openFile opens the existing database and checks the key ring against it.
+// openFile opens the existing database. It is first opened for reading alone, to
+// check the key ring against it and to walk all its pages: opened for writing,
+// bbolt does the same walk to find the free pages, but in a goroutine of its own,
+// where a damaged page would end the process.
 func (s *Store) openFile() (*bbolt.DB, error) {
-	db, err := openBolt(s.path())
+	db, err := s.openBolt(s.path(), true)
 	if err != nil {
 		return nil, err
 	}
-	if err := db.View(s.checkProbe); err != nil {
-		db.Close()
+	if err := errors.Join(inspect(db, s.checkProbe), db.Close()); err != nil {
 		return nil, err
 	}
-	return db, nil
+	return s.openBolt(s.path(), false)
 }
 
-func (s *Store) checkProbe(tx *bbolt.Tx) (err error) {
+// inspect runs the check and visits every page that is in use.
+func inspect(db *bbolt.DB, check func(*bbolt.Tx) error) (err error) {
 	defer guard(&err, store.ErrUnavailable)()
+	return db.View(func(tx *bbolt.Tx) error {
+		if err := check(tx); err != nil {
+			return err
+		}
+		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			c := b.Cursor()
+			for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			}
+			return nil
+		})
+	})
+}
+
+func (s *Store) checkProbe(tx *bbolt.Tx) error {
 	if tx.Bucket([]byte(tableNames[tMeta])) == nil {
 		return fmt.Errorf("%s is not a store", fileName)
 	}
@@ -257,7 +284,7 @@ func (s *Store) checkProbe(tx *bbolt.Tx) (err error) {
 
 // openBolt opens one bbolt file. bbolt panics on some damaged files; the file is
 // closed then, for its lock would stay.
-func openBolt(path string) (db *bbolt.DB, err error) {
+func (s *Store) openBolt(path string, readOnly bool) (db *bbolt.DB, err error) {
 	var file *os.File
 	defer func() {
 		if err != nil && db == nil && file != nil {
@@ -271,6 +298,7 @@ func openBolt(path string) (db *bbolt.DB, err error) {
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: mapSize,
 		NoStatistics:    true,
+		ReadOnly:        readOnly,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			file, err = os.OpenFile(name, flag, mode)
 			return file, err
@@ -281,6 +309,9 @@ func openBolt(path string) (db *bbolt.DB, err error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if s.o.growth > 0 {
+		db.AllocSize = s.o.growth
 	}
 	return db, nil
 }

@@ -7,9 +7,12 @@ import (
 	"github.com/phigate/phigate/internal/store/storetest"
 )
 
+// testGrowth keeps the files small that tests copy.
+const testGrowth = 64 << 10
+
 func openTest(t testing.TB, dir string, ring *testRing, clock *storetest.Clock) *Store {
 	t.Helper()
-	s, err := Open(dir, Options{Sealer: ring, Hash: hashTree, Clock: clock.Now, Reserve: -1})
+	s, err := Open(dir, Options{Sealer: ring, Hash: hashTree, Clock: clock.Now, Reserve: -1, growth: testGrowth})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,6 +94,47 @@ func (r *Registry) Partners(ctx context.Context) ([]PartnerState, error) {
 	return states, nil
 }
 
+// planned is what a change of rows will do, in one transaction.
+type planned struct {
+	r       *Registry
+	o       ImportOptions
+	now     time.Time
+	file    string // SHA-256 of the file it comes from, "" for none
+	effects store.Effects
+}
+
+func (r *Registry) plan(o ImportOptions) *planned {
+	return &planned{r: r, o: o, now: r.opts.Now()}
+}
+
+// write plans the version of a row that follows old, which is nil for a new row.
+func write[T any](p *planned, b *book[T], old *version[T], row T) error {
+	n, event := 1, "imported"
+	if old != nil {
+		n = old.N + 1
+	}
+	if b.revoked(&row) && (old == nil || !b.revoked(&old.Row)) {
+		event = "revoked"
+	}
+	v := version[T]{ID: p.r.ids.New(p.now), N: n, Recorded: p.now, By: p.o.By, Reason: p.o.Reason, Row: row}
+	record, err := b.record(v)
+	if err != nil {
+		return err
+	}
+	p.effects.Records = append(p.effects.Records, record)
+	if b.index != nil {
+		p.effects.Records = append(p.effects.Records, b.index(&row)...)
+	}
+	p.leaf(Change{Event: event, What: b.kind, ID: v.ID, Subject: record.Subject})
+	return nil
+}
+
+// leaf plans an audit leaf; what is common to all of them is filled in.
+func (p *planned) leaf(c Change) {
+	c.Time, c.By, c.Reason, c.File = p.now, p.o.By, p.o.Reason, p.file
+	p.effects.Leaves = append(p.effects.Leaves, p.r.opts.Leaf(c))
+}
+
 // RevokeConsents revokes, from now on, every consent of an address of one type,
 // of all types if it is "". It returns how many were revoked; ErrNotFound if
 // there was none to revoke.
@@ -127,21 +168,22 @@ func change[T any](ctx context.Context, r *Registry, b *book[T], address policy.
 	if err != nil {
 		return 0, err
 	}
-	now := r.opts.Now().UTC().Truncate(time.Second)
-	p := planned[T]{r: r, b: b, o: ImportOptions{By: by, Reason: reason}, now: now}
+	p := r.plan(ImportOptions{By: by, Reason: reason})
+	n := 0
 	for i := range rows {
 		value := rows[i].Row
-		if !alter(&value, now) {
+		if !alter(&value, p.now.UTC().Truncate(time.Second)) {
 			continue
 		}
-		if err := p.write(&rows[i], value); err != nil {
+		n++
+		if err := write(p, b, &rows[i], value); err != nil {
 			return 0, err
 		}
 	}
-	if p.counts.Changed == 0 {
+	if n == 0 {
 		return 0, ErrNotFound
 	}
-	return p.counts.Changed, r.apply(ctx, p.effects)
+	return n, r.apply(ctx, p.effects)
 }
 
 // Suppressed returns the effects of a new suppression, for a transaction that
@@ -154,11 +196,9 @@ func (r *Registry) Suppressed(s Suppression, by string) (store.Effects, error) {
 	}
 	s.Address = policy.Address(subject)
 	s.At = s.At.UTC().Truncate(time.Second)
-	p := planned[Suppression]{r: r, b: &suppressions, o: ImportOptions{By: by}, now: r.opts.Now()}
-	if err := p.write(nil, s); err != nil {
-		return store.Effects{}, err
-	}
-	return p.effects, nil
+	p := r.plan(ImportOptions{By: by})
+	err = write(p, &suppressions, nil, s)
+	return p.effects, err
 }
 
 // Confirmed returns the record that a finished pickup has proved an address,

@@ -27,71 +27,57 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s:%d: %s: %s", p.File, p.Line, p.Column, p.What)
 }
 
-// row is one good row of a file.
-type row[T any] struct {
-	line      int
-	value     T
-	defective bool
-}
-
-// sheet is what a file holds.
-type sheet[T any] struct {
-	file     string
-	rows     []row[T]
-	bad      int       // rows that are not in rows
-	problems []Problem // why
-	warnings []Problem
-}
-
-func (s *sheet[T]) refuse(line int, faults ...fault) {
-	s.bad++
-	for _, f := range faults {
-		s.problems = append(s.problems, Problem{s.file, line, f.column, f.what})
-	}
-}
-
 // unreadable returns problems that make the whole file unreadable.
-func unreadable[T any](file string, line int, what ...string) (*sheet[T], error) {
-	s := &sheet[T]{file: file}
+func unreadable(file string, line int, what ...string) ([]Problem, error) {
+	var problems []Problem
 	for _, w := range what {
-		s.problems = append(s.problems, Problem{File: file, Line: line, What: w})
+		problems = append(problems, Problem{File: file, Line: line, What: w})
 	}
-	return s, ErrUnreadable
+	return problems, ErrUnreadable
 }
 
-// parse reads a CSV file (RFC 4180, UTF-8, a header row). Rows with mistakes
-// are counted and listed; the error is ErrUnreadable, with nothing read.
-func (b *book[T]) parse(file string, data []byte, now time.Time) (*sheet[T], error) {
+// parse reads a CSV file (RFC 4180, UTF-8, a header row) and hands over its rows
+// one by one with the mistakes they have. If the file is no such table, parse
+// says why and returns ErrUnreadable; other errors are those of take.
+func (b *book[T]) parse(file string, data []byte, now time.Time, take func(line int, row *T, faults []fault) error) ([]Problem, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	if at := invalidUTF8(data); at >= 0 {
-		return unreadable[T](file, 1+bytes.Count(data[:at], []byte("\n")), "not UTF-8, save the file as UTF-8")
+		return unreadable(file, 1+bytes.Count(data[:at], []byte("\n")), "not UTF-8, save the file as UTF-8")
 	}
 	r := csv.NewReader(bytes.NewReader(data))
 	r.FieldsPerRecord = -1 // counted per row, below
 	r.ReuseRecord = true
 	header, err := r.Read()
 	if errors.Is(err, io.EOF) {
-		return unreadable[T](file, 1, "no header, write the names of the columns into the first line: "+b.names())
+		return unreadable(file, 1, b.noHeader())
 	}
 	if err != nil {
-		return unreadable[T](file, lineOf(err), "broken quoting, close every quote and double those inside")
+		return unreadable(file, lineOf(err), brokenQuoting)
 	}
 	order, what := b.order(header)
 	if what != nil {
-		return unreadable[T](file, 1, what...)
+		return unreadable(file, 1, what...)
 	}
-	s := &sheet[T]{file: file}
 	for {
 		cells, err := r.Read()
 		if errors.Is(err, io.EOF) {
-			return s, nil
+			return nil, nil
 		}
 		if err != nil {
-			return unreadable[T](file, lineOf(err), "broken quoting, close every quote and double those inside")
+			return unreadable(file, lineOf(err), brokenQuoting)
 		}
 		line, _ := r.FieldPos(0)
-		b.parseRow(s, line, order, cells, now)
+		row, faults := b.parseRow(order, cells, now)
+		if err := take(line, &row, faults); err != nil {
+			return nil, err
+		}
 	}
+}
+
+const brokenQuoting = "broken quoting, close every quote and double those inside"
+
+func (b *book[T]) noHeader() string {
+	return "no header, write the names of the columns into the first line: " + b.names()
 }
 
 // invalidUTF8 returns where data stops being UTF-8, -1 if nowhere.
@@ -142,7 +128,7 @@ func (b *book[T]) order(header []string) (order []int, wrong []string) {
 		order = append(order, at)
 	}
 	if known == 0 {
-		return nil, []string{"no header, write the names of the columns into the first line: " + b.names()}
+		return nil, []string{b.noHeader()}
 	}
 	for i, c := range b.columns {
 		if c.required && !slices.Contains(order, i) {
@@ -152,36 +138,27 @@ func (b *book[T]) order(header []string) (order []int, wrong []string) {
 	return order, wrong
 }
 
-// parseRow adds a row to the sheet, as a good one or as a list of mistakes.
-func (b *book[T]) parseRow(s *sheet[T], line int, order []int, cells []string, now time.Time) {
+// parseRow reads a row and lists its mistakes.
+func (b *book[T]) parseRow(order []int, cells []string, now time.Time) (row T, faults []fault) {
 	if len(cells) != len(order) {
-		s.refuse(line, fault{"", fmt.Sprintf("%d cells, write %d as in the header", len(cells), len(order))})
-		return
+		return row, []fault{{"", fmt.Sprintf("%d cells, write %d as in the header", len(cells), len(order))}}
 	}
-	value, faults := b.readCells(order, cells, now)
+	row, faults = b.readCells(order, cells, now)
 	if len(faults) == 0 {
-		faults = b.check(&value)
+		faults = b.check(&row)
 	}
-	if len(faults) > 0 {
-		s.refuse(line, faults...)
-		return
-	}
-	defects := b.defects(&value)
-	for _, d := range defects {
-		s.warnings = append(s.warnings, Problem{s.file, line, d.column, d.what})
-	}
-	s.rows = append(s.rows, row[T]{line, value, len(defects) > 0})
+	return row, faults
 }
 
 // readCells reads the cells one by one.
-func (b *book[T]) readCells(order []int, cells []string, now time.Time) (value T, faults []fault) {
+func (b *book[T]) readCells(order []int, cells []string, now time.Time) (row T, faults []fault) {
 	for i, at := range order {
 		c := &b.columns[at]
 		cell := unguard(strings.TrimSpace(strings.Clone(cells[i])))
 		wrong := ""
 		switch {
 		case cell != "":
-			wrong = c.set(&value, cell, now)
+			wrong = c.set(&row, cell, now)
 		case c.required:
 			wrong = "missing, it is required"
 		}
@@ -189,7 +166,7 @@ func (b *book[T]) readCells(order []int, cells []string, now time.Time) (value T
 			faults = append(faults, fault{c.name, wrong})
 		}
 	}
-	return value, faults
+	return row, faults
 }
 
 // A spreadsheet runs a cell that begins like a formula, so export puts a "'"

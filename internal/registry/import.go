@@ -7,21 +7,21 @@ import (
 	"crypto/sha256"
 	"encoding/csv"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/phigate/phigate/internal/store"
 )
 
 // ImportOptions say how to import.
 type ImportOptions struct {
-	Partial  bool                  // import the good rows of a file that has bad ones
-	By       string                // who imports, for the audit log
-	Reason   string                // why, if a person said so
-	Progress func(done, total int) // called now and then; nil for none
+	Partial  bool           // import the good rows of a file that has bad ones
+	By       string         // who imports, for the audit log
+	Reason   string         // why, if a person said so
+	Progress func(rows int) // told now and then how many are done; nil for none
 }
 
 // Report says what became of a file.
@@ -76,139 +76,131 @@ func (r *Registry) Add(ctx context.Context, what Kind, cells map[string]string, 
 
 func importBook[T any](ctx context.Context, r *Registry, b *book[T], file string, data []byte, o ImportOptions) (Report, error) {
 	sum := sha256.Sum256(data)
-	now := r.opts.Now()
-	s, err := b.parse(file, data, now)
-	report := Report{File: file, SHA256: hex.EncodeToString(sum[:]), Problems: s.problems}
-	if err != nil {
-		return report, err
-	}
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	p := planned[T]{r: r, b: b, o: o, now: now, file: report.SHA256, seen: make(map[string]int, len(s.rows))}
-	if err := p.plan(ctx, s); err != nil {
-		return report, err
+	p := r.plan(o)
+	p.file = hex.EncodeToString(sum[:])
+	empty := Report{File: file, SHA256: p.file, Problems: []Problem{}, Warnings: []Problem{}} // no null in its JSON
+	i := importer[T]{planned: p, b: b, report: empty, seen: map[fingerprint]place{}}
+	problems, err := b.parse(file, data, p.now, func(line int, row *T, faults []fault) error { return i.take(ctx, line, row, faults) })
+	if errors.Is(err, ErrUnreadable) {
+		empty.Problems = problems
+		return empty, err
 	}
-	p.counts.Rows, p.counts.Bad = len(s.rows)+s.bad-p.refused, s.bad
-	report.Counts, report.Warnings = p.counts, s.warnings
-	report.Problems = s.problems
-	slices.SortStableFunc(report.Problems, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
-	if s.bad > 0 && !o.Partial {
-		return report, ErrBadRows
+	if err != nil {
+		return i.report, err
 	}
-	p.effects.Leaves = append(p.effects.Leaves, r.opts.Leaf(Change{
-		Time: now, Event: "imported", What: b.kind, By: o.By, Reason: o.Reason, File: report.SHA256, Counts: p.counts,
-	}))
-	if err := r.apply(ctx, p.effects); err != nil {
-		return report, err
-	}
-	report.Applied = true
-	if s.bad > 0 {
-		return report, ErrBadRows
-	}
-	return report, nil
+	return i.commit(ctx)
 }
 
-// planned is what an import will do.
-type planned[T any] struct {
-	r    *Registry
-	b    *book[T]
-	o    ImportOptions
-	now  time.Time
-	file string
-
-	seen    map[string]int // row key → its place in the sheet
-	effects store.Effects
-	counts  Counts
-	refused int // rows of the sheet that turned out bad
+// importer works through the rows of a file.
+type importer[T any] struct {
+	*planned
+	b      *book[T]
+	report Report
+	seen   map[fingerprint]place // by the key of the row
 }
 
-// plan compares each row with what is stored.
-func (p *planned[T]) plan(ctx context.Context, s *sheet[T]) error {
+// fingerprint stands for a key or a content where many are remembered.
+type fingerprint [16]byte
+
+func fingerprintOf(text string) fingerprint {
+	sum := sha256.Sum256([]byte(text))
+	return fingerprint(sum[:])
+}
+
+// place is where a row stands in the file, and what it holds.
+type place struct {
+	line    int
+	content fingerprint
+}
+
+// take plans what one row changes, or lists its mistakes.
+func (i *importer[T]) take(ctx context.Context, line int, row *T, faults []fault) error {
 	const step = 10_000
-	for i := range s.rows {
-		if p.o.Progress != nil && i%step == 0 {
-			p.o.Progress(i, len(s.rows))
-		}
-		if err := ctx.Err(); err != nil {
-			return joinStore(err)
-		}
-		if err := p.planRow(ctx, s, i); err != nil {
-			return err
-		}
+	if i.report.Counts.Rows++; i.report.Counts.Rows%step == 0 && i.o.Progress != nil {
+		i.o.Progress(i.report.Counts.Rows)
 	}
-	if p.o.Progress != nil {
-		p.o.Progress(len(s.rows), len(s.rows))
+	if err := ctx.Err(); err != nil {
+		return joinStore(err)
 	}
-	return nil
-}
-
-func (p *planned[T]) planRow(ctx context.Context, s *sheet[T], i int) error {
-	row := &s.rows[i]
-	key := p.b.subject(&row.value) + "\n" + p.b.key(&row.value)
-	if first, twice := p.seen[key]; twice {
-		if p.b.same(&row.value, &s.rows[first].value) {
-			p.counts.Unchanged++
-			return nil
-		}
-		p.refuse(s, row.line, fault{"", fmt.Sprintf("the same row as line %d with other content, keep one", s.rows[first].line)})
+	if len(faults) > 0 {
+		i.refuse(line, faults...)
 		return nil
 	}
-	p.seen[key] = i
-	old, err := p.b.find(ctx, p.r.opts.Store, &row.value)
+	key := fingerprintOf(i.b.subject(row) + "\n" + i.b.key(row))
+	here := place{line, fingerprintOf(strings.Join(i.b.cells(row), "\x00"))}
+	first, twice := i.seen[key]
+	if twice && first.content != here.content {
+		i.refuse(line, fault{"", fmt.Sprintf("the same row as line %d with other content, keep one", first.line)})
+		return nil
+	}
+	if twice {
+		i.report.Counts.Unchanged++
+		return nil
+	}
+	i.seen[key] = here
+	return i.compare(ctx, line, row)
+}
+
+// compare plans a row against what is stored of it.
+func (i *importer[T]) compare(ctx context.Context, line int, row *T) error {
+	old, err := i.b.find(ctx, i.r.opts.Store, row)
 	if err != nil {
 		return err
 	}
-	if old != nil && p.b.same(&old.Row, &row.value) {
-		p.counts.Unchanged++
-		p.good(row)
+	if old != nil && i.b.same(&old.Row, row) {
+		i.report.Counts.Unchanged++
+		i.warn(line, row)
 		return nil
 	}
 	if old != nil {
-		if faults := p.b.replaces(&old.Row, &row.value); len(faults) > 0 {
-			p.refuse(s, row.line, faults...)
+		if faults := i.b.replaces(&old.Row, row); len(faults) > 0 {
+			i.refuse(line, faults...)
 			return nil
 		}
-	}
-	p.good(row)
-	return p.write(old, row.value)
-}
-
-func (p *planned[T]) good(row *row[T]) {
-	if row.defective {
-		p.counts.Defective++
-	}
-}
-
-func (p *planned[T]) refuse(s *sheet[T], line int, faults ...fault) {
-	s.refuse(line, faults...)
-	p.refused++
-}
-
-// write plans the version of a row that follows old, which is nil for a new row.
-func (p *planned[T]) write(old *version[T], value T) error {
-	n, event := 1, "imported"
-	if old == nil {
-		p.counts.Added++
+		i.report.Counts.Changed++
 	} else {
-		p.counts.Changed++
-		n = old.N + 1
+		i.report.Counts.Added++
 	}
-	if p.b.revoked(&value) && (old == nil || !p.b.revoked(&old.Row)) {
-		event = "revoked"
+	i.warn(line, row)
+	return write(i.planned, i.b, old, *row)
+}
+
+func (i *importer[T]) refuse(line int, faults ...fault) {
+	i.report.Counts.Bad++
+	for _, f := range faults {
+		i.report.Problems = append(i.report.Problems, Problem{i.report.File, line, f.column, f.what})
 	}
-	v := version[T]{ID: p.r.ids.New(p.now), N: n, Recorded: p.now, By: p.o.By, Reason: p.o.Reason, Row: value}
-	record, err := p.b.record(v)
-	if err != nil {
-		return err
+}
+
+// warn lists the legal elements that a good row lacks.
+func (i *importer[T]) warn(line int, row *T) {
+	defects := i.b.defects(row)
+	if len(defects) > 0 {
+		i.report.Counts.Defective++
 	}
-	p.effects.Records = append(p.effects.Records, record)
-	if p.b.index != nil {
-		p.effects.Records = append(p.effects.Records, p.b.index(&value)...)
+	for _, d := range defects {
+		i.report.Warnings = append(i.report.Warnings, Problem{i.report.File, line, d.column, d.what})
 	}
-	p.effects.Leaves = append(p.effects.Leaves, p.r.opts.Leaf(Change{
-		Time: p.now, Event: event, What: p.b.kind, ID: v.ID, Subject: record.Subject, By: p.o.By, Reason: p.o.Reason, File: p.file,
-	}))
-	return nil
+}
+
+// commit writes what was planned, unless there are bad rows and no leave to
+// pass them over.
+func (i *importer[T]) commit(ctx context.Context) (Report, error) {
+	bad := i.report.Counts.Bad > 0
+	if bad && !i.o.Partial {
+		return i.report, ErrBadRows
+	}
+	i.leaf(Change{Event: "imported", What: i.b.kind, Counts: i.report.Counts})
+	if err := i.r.apply(ctx, i.effects); err != nil {
+		return i.report, err
+	}
+	i.report.Applied = true
+	if bad {
+		return i.report, ErrBadRows
+	}
+	return i.report, nil
 }
 
 // find returns the newest version of the stored row with the key of value, nil

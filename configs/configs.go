@@ -4,6 +4,16 @@ package configs
 
 import _ "embed"
 
+// Gateway is gateway.yaml: a commented configuration.
+//
+//go:embed gateway.yaml
+var Gateway []byte
+
+// GatewaySchema is the JSON Schema of gateway.yaml.
+//
+//go:embed gateway.schema.json
+var GatewaySchema []byte
+
 // Policy is policy.yaml: the decision table, with a clinic as the example.
 //
 //go:embed policy.yaml

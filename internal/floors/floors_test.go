@@ -61,7 +61,7 @@ var plan = []room{
 	{3, "queue", "what must still be sent, and when", nil, nil},
 	{2.5, "internal/portal/sanitize", "mail HTML made safe to show: the one place that trusts an HTML policy",
 		[]string{"github.com/microcosm-cc/bluemonday", "golang.org/x/net/html"}, []string{"internal/portal"}},
-	{3, "internal/portal", "the recipient's pickup site", nil, nil},
+	{3, "internal/portal", "the recipient's pickup site", []string{"github.com/nicksnyder/go-i18n"}, nil},
 	{4, "internal/console", "the compliance and operator site", []string{"github.com/coreos/go-oidc", "github.com/go-webauthn/webauthn"}, nil},
 
 	{5, "gateway", "the house put together: front door, path, Run",
@@ -71,7 +71,7 @@ var plan = []room{
 
 // shared are third-party packages without a door: small, kept by the Go team,
 // and about nothing that belongs to one room.
-var shared = []string{"golang.org/x/sync/", "golang.org/x/time/rate", "golang.org/x/net/idna"}
+var shared = []string{"golang.org/x/sync/", "golang.org/x/time/rate", "golang.org/x/net/idna", "golang.org/x/text/language"}
 
 // banned are packages of the standard library that no product code imports.
 var banned = map[string]string{

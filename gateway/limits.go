@@ -1,0 +1,267 @@
+package gateway
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// memoryPerByte is how much memory one byte of a message may take on its way:
+// the message, what is sent, its decoded text.
+const memoryPerByte = 3
+
+// memory bounds the bytes of all messages in flight.
+type memory struct {
+	mu   sync.Mutex
+	left int64 // guarded by mu
+}
+
+func newMemory(limit int64) *memory { return &memory{left: limit} }
+
+// take reserves memory for n message bytes, or reports that there is none.
+func (m *memory) take(n int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.left < n*memoryPerByte {
+		return false
+	}
+	m.left -= n * memoryPerByte
+	return true
+}
+
+func (m *memory) give(n int64) {
+	m.mu.Lock()
+	m.left += n * memoryPerByte
+	m.mu.Unlock()
+}
+
+// Pauses after wrong passwords: the first costs a second, each further one
+// doubles it. They are forgotten after a quarter of an hour without one.
+const (
+	failurePause    = time.Second
+	failurePauseMax = 16 * time.Second
+	failureMemory   = 15 * time.Minute
+	failureHosts    = 10000 // hosts remembered at most
+)
+
+// failures slows those who guess passwords, by network (/32, or /64 for IPv6).
+type failures struct {
+	clock func() time.Time
+	mu    sync.Mutex
+	hosts map[netip.Prefix]failed // guarded by mu
+}
+
+type failed struct {
+	count int
+	last  time.Time
+}
+
+func newFailures(clock func() time.Time) *failures {
+	return &failures{clock: clock, hosts: map[netip.Prefix]failed{}}
+}
+
+// pause counts one more failure of a host and says how long to make it wait.
+func (f *failures) pause(a netip.Addr) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.clock()
+	key := network(a)
+	h := f.hosts[key]
+	if now.Sub(h.last) > failureMemory {
+		h.count = 0
+	}
+	if len(f.hosts) >= failureHosts {
+		f.forget(now)
+	}
+	h.count, h.last = h.count+1, now
+	f.hosts[key] = h
+	return min(failurePause<<min(h.count-1, 10), failurePauseMax)
+}
+
+func (f *failures) forget(now time.Time) {
+	for k, h := range f.hosts {
+		if now.Sub(h.last) > failureMemory {
+			delete(f.hosts, k)
+		}
+	}
+	if len(f.hosts) >= failureHosts {
+		clear(f.hosts) // an attack from everywhere: per-connection limits still hold
+	}
+}
+
+func network(a netip.Addr) netip.Prefix {
+	a = a.Unmap()
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits)
+	return p
+}
+
+func remoteAddr(c net.Conn) netip.Addr {
+	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+// clients are the open connections of all SMTP listeners.
+type clients struct {
+	limit  int
+	turned func() // counts those turned away
+	mu     sync.Mutex
+	open   map[*conn]struct{} // guarded by mu
+	closed bool               // no more are taken; guarded by mu
+}
+
+func (cs *clients) add(c *conn) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.closed || len(cs.open) >= cs.limit {
+		return false
+	}
+	cs.open[c] = struct{}{}
+	return true
+}
+
+func (cs *clients) remove(c *conn) {
+	cs.mu.Lock()
+	delete(cs.open, c)
+	cs.mu.Unlock()
+}
+
+// drain ends every conversation between two messages, with a 421, and every
+// other one after its message.
+func (cs *clients) drain() {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.closed = true
+	for c := range cs.open {
+		c.drain()
+	}
+}
+
+func (cs *clients) count() int {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.open)
+}
+
+// listener bounds the connections of a server and wraps each in a [conn].
+type listener struct {
+	net.Listener
+	clients *clients
+	busy    string // what the one too many is told
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		n, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &conn{Conn: n, clients: l.clients, quota: strangerQuota}
+		if l.clients.add(c) {
+			return c, nil
+		}
+		l.clients.turned()
+		n.SetDeadline(time.Now().Add(time.Second)) // the line fits into any socket's buffer
+		n.Write([]byte(l.busy))
+		n.Close()
+	}
+}
+
+// strangerQuota is how many bytes a client may send before it is known to us.
+// It bounds what go-smtp, whose line limit must be as long as the longest body
+// line, can be made to buffer for a stranger.
+const strangerQuota = 64 << 10
+
+// conn is a client's connection. Once a read has failed, every later one fails
+// too: go-smtp goes back to reading commands after a body read error, and the
+// rest of the body must never be taken for commands (SMTP smuggling).
+type conn struct {
+	net.Conn
+	clients *clients
+	mu      sync.Mutex
+	quota   int64 // bytes a stranger may still send; negative: no limit. Guarded by mu
+	broken  error // guarded by mu
+	busy    bool  // in the middle of a message; guarded by mu
+	last    bool  // to be ended as soon as it is not busy; guarded by mu
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	err, quota := c.broken, c.quota
+	c.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	if quota == 0 {
+		return 0, c.fail(net.ErrClosed)
+	}
+	if quota > 0 && int64(len(b)) > quota {
+		b = b[:quota]
+	}
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		return n, c.fail(err)
+	}
+	c.mu.Lock()
+	if c.quota > 0 {
+		c.quota = max(c.quota-int64(n), 0)
+	}
+	c.mu.Unlock()
+	return n, nil
+}
+
+func (c *conn) fail(err error) error {
+	c.mu.Lock()
+	c.broken = err
+	c.mu.Unlock()
+	return err
+}
+
+// welcome lifts the quota: the client has proved who it is.
+func (c *conn) welcome() {
+	c.mu.Lock()
+	c.quota = -1
+	c.mu.Unlock()
+}
+
+// work marks the beginning and end of a message.
+func (c *conn) work(busy bool) {
+	c.mu.Lock()
+	c.busy = busy
+	c.mu.Unlock()
+}
+
+func (c *conn) drain() {
+	c.mu.Lock()
+	c.last = true
+	idle := !c.busy
+	c.mu.Unlock()
+	if idle {
+		c.Conn.SetReadDeadline(longAgo)
+	}
+}
+
+// longAgo is a deadline that has passed: the wait for a command ends at once.
+var longAgo = time.Unix(1, 0)
+
+// SetReadDeadline is what go-smtp calls before it waits for the next command.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	if c.last && !c.busy {
+		t = longAgo
+	}
+	c.mu.Unlock()
+	return c.Conn.SetReadDeadline(t)
+}
+
+func (c *conn) Close() error {
+	c.clients.remove(c)
+	return c.Conn.Close()
+}

@@ -1,0 +1,342 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/phigate/phigate/internal/audit"
+	"github.com/phigate/phigate/internal/delivery"
+	"github.com/phigate/phigate/internal/mail"
+	"github.com/phigate/phigate/internal/store"
+	"github.com/phigate/phigate/policy"
+	"github.com/phigate/phigate/queue"
+	"github.com/phigate/phigate/tlscheck"
+)
+
+// attemptFor bounds one delivery attempt, dial and conversation.
+const attemptFor = 10 * time.Minute
+
+// try delivers what is due for one destination, over one connection where it
+// can. Every envelope gets exactly one outcome.
+func (g *Gateway) try(ctx context.Context, dest string, envelopes iter.Seq[store.Envelope], done func(queue.Outcome)) {
+	l := &line{g: g, domain: dest}
+	defer l.hangUp()
+	for e := range envelopes {
+		one, cancel := context.WithTimeout(ctx, attemptFor)
+		done(g.attempt(one, l, e))
+		cancel()
+	}
+}
+
+// attempt is the way out of one envelope: look at the records again (a revoked
+// consent or an expired contract wins), prove the connection, send, record.
+func (g *Gateway) attempt(ctx context.Context, l *line, e store.Envelope) queue.Outcome {
+	rules := g.rules()
+	if e.Message.Sender != "" {
+		e.Facts.Partner = partnerOf(rules, e.Message.Sender)
+		v, facts, err := g.recheck(ctx, rules, e.Facts, policy.Address(e.Recipient))
+		if err != nil {
+			return g.later(e, "records", err)
+		}
+		e.Facts = facts
+		if v.Action != policy.Deliver {
+			return g.instead(ctx, e, v, tlscheck.Evidence{}, "records changed")
+		}
+		e.Floor = e.Floor.Max(floorOf(rules, v)) // floors only rise
+	}
+	body, err := g.store.Body(ctx, e.Message.ID)
+	if err != nil {
+		return g.later(e, "body", err)
+	}
+	reply, evidence, err := l.send(ctx, e, body)
+	if err == nil && reply.Accepted() {
+		return g.delivered(e, reply, evidence)
+	}
+	return g.failed(ctx, e, reply, evidence, err)
+}
+
+// recheck decides again with the records of now and the findings of then.
+func (g *Gateway) recheck(ctx context.Context, rules *policy.Policy, f policy.Facts, to policy.Address) (policy.Verdict, policy.Facts, error) {
+	about, err := g.registry.Describe(ctx, f.Partner, to)
+	if err != nil {
+		return policy.Verdict{}, f, err
+	}
+	f.Now = g.clock()
+	f = about.Facts(f, f.Recipient == policy.RecipientThirdParty) // that several people are meant was a finding
+	v := rules.Decide(f)
+	v.Recipient = to
+	return v, f, nil
+}
+
+// partnerOf is the partner whose contract covers a sender now; none if the sender
+// is no longer in the policy.
+func partnerOf(rules *policy.Policy, sender string) string {
+	s, _ := rules.Sender(sender)
+	return s.Partner
+}
+
+// failed decides by the class of a failure, and by nothing else.
+func (g *Gateway) failed(ctx context.Context, e store.Envelope, reply delivery.Reply, evidence tlscheck.Evidence, err error) queue.Outcome {
+	class, why := reply.Class(), said(reply)
+	if err != nil {
+		class, why = tlscheck.ClassOf(err), err.Error()
+	}
+	switch class {
+	case tlscheck.Permanent:
+		return g.bounce(e, e.Code.Expired(), enhancedOf(reply, err), said(reply), evidence, why)
+	case tlscheck.PolicyFail:
+		return g.otherwise(ctx, e, evidence, why)
+	case tlscheck.Indeterminate:
+		out := g.later(e, "reply lost", err)
+		out.Sent = true
+		return out
+	}
+	if now := g.clock(); !e.Within.IsZero() && !now.Before(e.Within) {
+		return g.otherwise(ctx, e, evidence, why)
+	}
+	out := g.later(e, class.String(), errors.New(why))
+	out.LastReply = said(reply)
+	out.Down = err != nil && evidence.Version == "" // nobody there to talk to
+	return out
+}
+
+// enhancedOf is the enhanced status of a permanent failure.
+func enhancedOf(reply delivery.Reply, err error) string {
+	var f *tlscheck.Failure
+	if errors.As(err, &f) {
+		return f.Enhanced
+	}
+	return reply.Enhanced
+}
+
+// otherwise does an envelope's Else: the floor cannot be met. What may already
+// have arrived never also becomes a pickup, so it waits for a person.
+func (g *Gateway) otherwise(ctx context.Context, e store.Envelope, evidence tlscheck.Evidence, why string) queue.Outcome {
+	v := policy.Verdict{Recipient: policy.Address(e.Recipient), Action: policy.Deliver, Else: e.Else, Code: e.Code, Rule: e.Rule}.Otherwise()
+	if e.Sent && v.Action == policy.Portal {
+		v.Action = policy.Hold
+	}
+	return g.instead(ctx, e, v, evidence, why)
+}
+
+// instead does with a queued envelope what its verdict has become.
+func (g *Gateway) instead(ctx context.Context, e store.Envelope, v policy.Verdict, evidence tlscheck.Evidence, why string) queue.Outcome {
+	switch v.Action {
+	case policy.Portal:
+		return g.toPortal(ctx, e, v, evidence, why)
+	case policy.Hold:
+		out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Park, Code: v.Code, Expires: g.clock().Add(holdFor)}}
+		out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Held, e, v.Code, evidence, why)}
+		return out
+	case policy.Defer:
+		return g.later(e, string(v.Code), errors.New(why))
+	}
+	_, enhanced, _ := policy.Reply(v.Code)
+	return g.bounce(e, v.Code, enhanced, "", evidence, why)
+}
+
+// toPortal latches an envelope to pickup: it leaves the queue for good in the
+// same transaction that makes the pickup and its notice.
+func (g *Gateway) toPortal(ctx context.Context, e store.Envelope, v policy.Verdict, evidence tlscheck.Evidence, why string) queue.Outcome {
+	if g.portal == nil {
+		return g.bounce(e, v.Code.Expired(), "5.7.4", "", evidence, why)
+	}
+	effects, err := g.pickupEffects(ctx, e, v.Code)
+	if err != nil {
+		return g.later(e, "portal", err)
+	}
+	g.metrics.outcomes.WithLabelValues("pickup").Inc()
+	effects.Leaves = append(effects.Leaves, g.envelopeLeaf(audit.Pickup, e, v.Code, evidence, why))
+	return queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, Code: v.Code}, Effects: effects}
+}
+
+// pickupEffects makes a pickup of an envelope's message, with its notice.
+func (g *Gateway) pickupEffects(ctx context.Context, e store.Envelope, code policy.Code) (store.Effects, error) {
+	pickup, notice, err := g.newPickup(e.Message, e.Facts, policy.Address(e.Recipient), code, g.clock())
+	if err != nil {
+		return store.Effects{}, err
+	}
+	messages, err := g.sign(ctx, []draft{notice})
+	return store.Effects{Pickups: []store.NewPickup{pickup}, Messages: messages}, err
+}
+
+func (g *Gateway) delivered(e store.Envelope, reply delivery.Reply, evidence tlscheck.Evidence) queue.Outcome {
+	g.metrics.outcomes.WithLabelValues("delivered").Inc()
+	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, LastReply: said(reply)}}
+	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Delivered, e, e.Code, evidence, said(reply))}
+	return out
+}
+
+// later leaves an envelope in the queue, due when its lease said. The retry is
+// on record; the reason is for the operator and names no one.
+func (g *Gateway) later(e store.Envelope, what string, err error) queue.Outcome {
+	g.metrics.outcomes.WithLabelValues("deferred").Inc()
+	g.log.Info("delivery deferred", "envelope", e.ID, "what", what, "err", err)
+	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Retry}}
+	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Deferred, e, e.Code, tlscheck.Evidence{}, what)}
+	return out
+}
+
+// bounce gives an envelope up and tells its sender, without a word of the mail.
+func (g *Gateway) bounce(e store.Envelope, code policy.Code, enhanced, reply string, evidence tlscheck.Evidence, why string) queue.Outcome {
+	g.metrics.outcomes.WithLabelValues("bounced").Inc()
+	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, Code: code, LastReply: reply}}
+	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Bounced, e, code, evidence, why)}
+	if e.Notify == "NEVER" {
+		return out
+	}
+	drafts, err := g.dsn(e.Message, []mail.Status{{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Failed,
+		Enhanced: enhanced, Code: code, Reply: reply, RemoteMTA: evidence.MX}}, g.clock())
+	if err == nil {
+		out.Effects.Messages, err = g.sign(context.Background(), drafts)
+	}
+	if err != nil {
+		g.log.Error("DSN not made", "envelope", e.ID, "err", err)
+	}
+	return out
+}
+
+// expired ends an envelope whose time ran out: a queued one takes its Else, a
+// held one bounces.
+func (g *Gateway) expired(ctx context.Context, e store.Envelope) (queue.Outcome, error) {
+	if e.State != store.Held && e.Message.Sender != "" && !e.Floor.IsOpen() {
+		return g.otherwise(ctx, e, tlscheck.Evidence{}, "time ran out"), nil
+	}
+	code := e.Code.Expired()
+	_, enhanced, _ := policy.Reply(code)
+	return g.bounce(e, code, enhanced, e.LastReply, tlscheck.Evidence{}, "time ran out"), nil
+}
+
+// line is the connection of one batch. It is used again as long as what it
+// proved meets the next envelope's floor.
+type line struct {
+	g        *Gateway
+	domain   string
+	floor    policy.Floor // that the connection was made for
+	proved   *delivery.Session
+	open     *delivery.PlainSession
+	evidence tlscheck.Evidence
+}
+
+// send sends one envelope, over the connection there is or a new one.
+func (l *line) send(ctx context.Context, e store.Envelope, body []byte) (delivery.Reply, tlscheck.Evidence, error) {
+	if !l.serves(e.Floor) {
+		l.hangUp()
+		if err := l.dial(ctx, e.Floor); err != nil {
+			return delivery.Reply{}, l.evidence, err
+		}
+	}
+	var replies []delivery.Reply
+	var err error
+	if l.proved != nil {
+		replies, err = l.proved.Send(ctx, l.g.letterOf(e, body))
+	} else {
+		replies, err = l.open.Send(ctx, delivery.PlainMail(l.g.letterOf(e, body)))
+	}
+	if err != nil {
+		l.hangUp()
+		return delivery.Reply{}, l.evidence, err
+	}
+	return replies[0], l.evidence, nil
+}
+
+func (l *line) serves(f policy.Floor) bool {
+	return (l.proved != nil || l.open != nil) && l.floor == f
+}
+
+// dial plans and tries each host in order. Before a failure of every host to
+// meet the floor counts, everything is looked up anew (RFC 8461 §5.1).
+func (l *line) dial(ctx context.Context, f policy.Floor) error {
+	plan, err := l.g.tls.Plan(ctx, l.domain, f)
+	if err == nil {
+		err = l.dialAny(ctx, plan)
+	}
+	if err == nil || tlscheck.ClassOf(err) != tlscheck.PolicyFail || plan == nil {
+		return err
+	}
+	again, changed, recheckErr := l.g.tls.Recheck(ctx, plan)
+	if recheckErr != nil {
+		return recheckErr
+	}
+	if !changed {
+		return err
+	}
+	return l.dialAny(ctx, again)
+}
+
+func (l *line) dialAny(ctx context.Context, p *tlscheck.Plan) error {
+	var worst error
+	for _, t := range p.Targets {
+		err := l.dialOne(ctx, t)
+		if err == nil {
+			return nil
+		}
+		// PolicyFail is final only if every host gave one.
+		if worst == nil || tlscheck.ClassOf(worst) == tlscheck.PolicyFail {
+			worst = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return worst
+}
+
+func (l *line) dialOne(ctx context.Context, t tlscheck.Target) (err error) {
+	hello := l.g.cfg.Hostname
+	l.floor = t.Floor
+	if t.Floor.IsOpen() {
+		var c *tlscheck.OpenConn
+		if c, l.evidence, err = l.g.tls.DialOpen(ctx, t); err == nil {
+			l.open, err = delivery.OpenPlain(c, hello)
+		}
+		return err
+	}
+	var c *tlscheck.Conn
+	if c, l.evidence, err = l.g.tls.Dial(ctx, t); err == nil {
+		l.proved, err = delivery.Open(c, hello)
+	}
+	return err
+}
+
+func (l *line) hangUp() {
+	if l.proved != nil {
+		l.proved.Close()
+	}
+	if l.open != nil {
+		l.open.Close()
+	}
+	l.proved, l.open = nil, nil
+}
+
+// letterOf is the envelope as the SMTP conversation needs it.
+func (g *Gateway) letterOf(e store.Envelope, body []byte) delivery.Mail {
+	m := e.Message
+	return delivery.Mail{From: m.Return, To: []string{e.Recipient}, Data: body, UTF8: m.UTF8, EightBit: m.EightBit,
+		DSN: delivery.DSN{EnvelopeID: m.EnvID, Never: e.Notify == "NEVER", Headers: true}}
+}
+
+// newQueue is the queue with the gateway's own hands.
+func (g *Gateway) newQueue() (*queue.Queue, error) {
+	d := g.cfg.Delivery
+	return queue.New(queue.Options{
+		Store: g.store, Try: g.try, GiveUp: g.expired, Leaf: g.audit.Leaf, Clock: g.clock, Node: g.cfg.Hostname,
+		Concurrency: queue.Concurrency{Total: d.Concurrency.Total, PerDestination: d.Concurrency.PerDestination},
+		Retry:       store.Backoff{First: time.Duration(d.Retry.First), Max: time.Duration(d.Retry.Max)},
+		Lifetime:    time.Duration(d.Retry.GiveUp), Drain: drainFor, Log: g.log,
+		Count: func(e queue.Event) { g.metrics.queue.WithLabelValues(string(e)).Inc() },
+	})
+}
+
+func (g *Gateway) giveUp() time.Duration { return time.Duration(g.cfg.Delivery.Retry.GiveUp) }
+
+// said is a reply as it may be kept: its codes. Its text may echo an address.
+func said(r delivery.Reply) string {
+	if r.Code == 0 {
+		return ""
+	}
+	return fmt.Sprint(r)
+}

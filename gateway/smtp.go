@@ -1,0 +1,400 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/emersion/go-sasl"
+	"github.com/emersion/go-smtp"
+
+	"github.com/phigate/phigate/internal/mail"
+	"github.com/phigate/phigate/internal/registry"
+	"github.com/phigate/phigate/internal/store"
+	"github.com/phigate/phigate/policy"
+)
+
+// maxLine is the longest line taken from a client. RFC 5321 §4.5.3.1.6 asks for
+// 1,000 octets, but marketing tools send HTML in one line. What a stranger can
+// make us buffer is bounded by strangerQuota instead.
+const maxLine = 1 << 20
+
+// maxFailures is how many wrong passwords one connection may try.
+const maxFailures = 3
+
+// frontDoor is the SMTP server of one listener.
+func (g *Gateway) frontDoor(l Listen) *smtp.Server {
+	s := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
+		return &session{g: g, listen: l, conn: c, client: remoteAddr(c.Conn())}, nil
+	}))
+	s.Domain = g.cfg.Hostname
+	s.MaxRecipients = g.cfg.Limits.Recipients
+	s.MaxMessageBytes = int64(g.cfg.Limits.MessageSize) + 1 // go-smtp refuses a message of exactly this size
+	s.MaxLineLength = maxLine
+	s.ReadTimeout = time.Duration(g.cfg.Limits.Timeout)
+	s.WriteTimeout = time.Duration(g.cfg.Limits.Timeout)
+	s.EnableSMTPUTF8 = true
+	s.EnableDSN = true
+	s.AllowInsecureAuth = l.TLS == TLSNone // its networks are named and trusted
+	s.ErrorLog = quiet                     // it would print peers' texts and panics
+	if l.TLS == TLSStart {
+		s.TLSConfig = g.serverTLS()
+	}
+	return s
+}
+
+// serverTLS is the TLS of the SMTP listeners; the certificate is looked up for
+// each handshake, so that a reload changes it.
+func (g *Gateway) serverTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return g.cert.Load(), nil
+		},
+	}
+}
+
+// session is one client's conversation. go-smtp makes a new one after STARTTLS,
+// so nothing said in clear outlives it (RFC 3207 §4.2).
+type session struct {
+	g        *Gateway
+	listen   Listen
+	conn     *smtp.Conn
+	client   netip.Addr
+	sender   *policy.Sender // who logged in, nil before
+	failures int
+
+	from  *Submission // the message being received, nil before MAIL
+	known []recipient // its recipients so far
+}
+
+// recipient is one accepted RCPT.
+type recipient struct {
+	address policy.Address
+	notify  string
+	orcpt   string
+	about   registry.Description
+}
+
+var (
+	_ smtp.AuthSession = (*session)(nil)
+)
+
+func (s *session) Reset()        { s.from, s.known = nil, nil }
+func (s *session) Logout() error { return nil }
+
+func (s *session) AuthMechanisms() []string { return []string{sasl.Plain, sasl.Login} }
+
+func (s *session) Auth(mech string) (sasl.Server, error) {
+	check := func(name, password string) error { return s.login(name, password) }
+	switch mech {
+	case sasl.Plain:
+		return sasl.NewPlainServer(func(identity, name, password string) error {
+			if identity != "" && identity != name {
+				return smtp.ErrAuthFailed
+			}
+			return check(name, password)
+		}), nil
+	case sasl.Login:
+		return &loginServer{check: check}, nil
+	}
+	return nil, smtp.ErrAuthUnknownMechanism
+}
+
+// login checks a password. A wrong one costs time, more each time, and in the
+// end the connection.
+func (s *session) login(name, password string) error {
+	ctx, cancel := s.g.requestContext()
+	defer cancel()
+	sender, known := s.g.rules().SenderByLogin(name)
+	err := s.g.registry.CheckPassword(ctx, sender.Name, password) // an unknown name costs the same time
+	switch {
+	case err != nil && !errors.Is(err, registry.ErrPassword):
+		s.g.log.Error("credentials unreadable", "err", err)
+		return &smtp.SMTPError{Code: 454, EnhancedCode: smtp.EnhancedCode{4, 7, 0}, Message: "Temporary authentication failure"}
+	case err == nil && known:
+		s.sender = &sender
+		s.welcome()
+		return nil
+	}
+	s.failures++
+	s.g.metrics.authFailures.Inc()
+	s.g.log.Warn("login failed", "client", s.client)
+	pause(ctx, s.g.failures.pause(s.client))
+	if s.failures >= maxFailures {
+		s.say(421, "4.7.0", "Too many failed logins, closing connection")
+		s.conn.Close()
+	}
+	return smtp.ErrAuthFailed
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// loginServer is AUTH LOGIN, which old marketing tools speak alone and go-sasl
+// dropped. It asks twice (draft-murchison-sasl-login-00).
+type loginServer struct {
+	check func(name, password string) error
+	name  string
+	asked int
+}
+
+func (l *loginServer) Next(response []byte) (challenge []byte, done bool, err error) {
+	switch l.asked {
+	case 0:
+		l.asked = 1
+		if response == nil { // no initial response
+			return []byte("Username:"), false, nil
+		}
+		fallthrough
+	case 1:
+		l.asked, l.name = 2, string(response)
+		return []byte("Password:"), false, nil
+	case 2:
+		l.asked = 3
+		return nil, true, l.check(l.name, string(response))
+	}
+	return nil, false, smtp.ErrAuthFailed
+}
+
+// Mail answers MAIL FROM: TLS, then who it is, then what it may write from.
+func (s *session) Mail(from string, o *smtp.MailOptions) error {
+	s.Reset()
+	sub := Submission{Client: s.client, Helo: s.conn.Hostname(), From: policy.Address(from), UTF8: o.UTF8,
+		EightBit: o.Body == smtp.Body8BitMIME, EnvID: o.EnvelopeID, DSNFull: o.Return == smtp.DSNReturnFull}
+	state, isTLS := s.conn.TLSConnectionState()
+	if isTLS {
+		sub.TLS = &state
+	}
+	if !isTLS && !s.trustedNetwork() {
+		return s.refuse("HG-R801")
+	}
+	if sub.Sender = s.who(sub.From); sub.Sender == nil {
+		return s.refuse("HG-R802")
+	}
+	s.welcome()
+	if from != "" && !sub.Sender.MayUse(sub.From) {
+		return s.refuse("HG-R803")
+	}
+	s.from = &sub
+	return nil
+}
+
+// trustedNetwork reports whether the client may speak in clear here.
+func (s *session) trustedNetwork() bool {
+	return s.listen.TLS == TLSNone && within(s.listen.Networks, s.client)
+}
+
+func within(networks []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// who is the sender: who logged in or, where the listener allows it, one whose
+// networks hold the client; the address chooses between several.
+func (s *session) who(from policy.Address) *policy.Sender {
+	if s.sender != nil || s.listen.Auth != AuthOptional {
+		return s.sender
+	}
+	candidates := s.g.rules().SendersAt(s.client)
+	for _, c := range candidates {
+		if c.MayUse(from) {
+			return &c
+		}
+	}
+	if len(candidates) > 0 {
+		return &candidates[0]
+	}
+	return nil
+}
+
+// welcome lifts the limits on strangers.
+func (s *session) welcome() { s.socket().welcome() }
+
+// socket is the connection below TLS.
+func (s *session) socket() *conn {
+	c := s.conn.Conn()
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return c.(*conn) // our listener makes no other
+}
+
+// refuse is the reply of a code before there is a message to decide about.
+func (s *session) refuse(code policy.Code) error {
+	s.g.metrics.refused.WithLabelValues(string(code)).Inc()
+	s.g.log.Info("refused", "code", code, "client", s.client)
+	return smtpReply(code, "")
+}
+
+// smtpReply is the reply of a code, with the id that finds the decision.
+func smtpReply(code policy.Code, id store.ID) *smtp.SMTPError {
+	status, enhanced, text := policy.Reply(code)
+	return replyError(status, enhanced, text, id)
+}
+
+func replyError(status int, enhanced, text string, id store.ID) *smtp.SMTPError {
+	if id != "" {
+		text += " (id " + string(id) + ")"
+	}
+	e := &smtp.SMTPError{Code: status, Message: text}
+	fmt.Sscanf(enhanced, "%d.%d.%d", &e.EnhancedCode[0], &e.EnhancedCode[1], &e.EnhancedCode[2])
+	return e
+}
+
+// Rcpt answers RCPT TO: what can be decided now is refused now.
+func (s *session) Rcpt(to string, o *smtp.RcptOptions) error {
+	address := policy.Address(to)
+	if _, err := mail.ASCIIDomain(address.Domain()); err != nil {
+		return &smtp.SMTPError{Code: 501, EnhancedCode: smtp.EnhancedCode{5, 1, 3}, Message: "Bad recipient address"}
+	}
+	ctx, cancel := s.g.requestContext()
+	defer cancel()
+	about, refusal := s.g.acceptRecipient(ctx, *s.from, address)
+	if refusal != nil {
+		return refusal
+	}
+	s.known = append(s.known, recipient{address, notifyText(o.Notify), orcptText(o), about})
+	return nil
+}
+
+func notifyText(n []smtp.DSNNotify) string {
+	words := make([]string, len(n))
+	for i, w := range n {
+		words[i] = string(w)
+	}
+	return strings.Join(words, ",")
+}
+
+func orcptText(o *smtp.RcptOptions) string {
+	if o.OriginalRecipient == "" {
+		return ""
+	}
+	return string(o.OriginalRecipientType) + ";" + o.OriginalRecipient
+}
+
+// Data takes the message. go-smtp wants the reply as an error, a 250 too.
+func (s *session) Data(r io.Reader) (err error) {
+	started := s.g.clock()
+	defer func() {
+		if recover() != nil { // go-smtp would print the value, which may be mail
+			s.g.log.Error("panic while accepting a message", "client", s.client)
+			err = smtpReply("HG-S902", "")
+		}
+	}()
+	s.socket().work(true)
+	defer s.socket().work(false)
+	body := &bodyReader{s: s, r: r, end: time.Now().Add(4 * time.Duration(s.g.cfg.Limits.Timeout))}
+	defer body.done()
+	data, err := body.readAll()
+	if err != nil {
+		return s.bodyError(err)
+	}
+	sub := *s.from
+	sub.Data = data
+	sub.recipients = s.known
+	ctx, cancel := s.g.requestContext()
+	defer cancel()
+	reply := s.g.Accept(ctx, sub)
+	s.g.metrics.accept.Observe(s.g.clock().Sub(started).Seconds())
+	return reply.smtp()
+}
+
+// Errors of reading a body.
+var (
+	errTooLarge = errors.New("message larger than the limit")
+	errNoMemory = errors.New("no memory for the message now")
+)
+
+// bodyError is the reply to a body that could not be read. After one the rest
+// of the stream cannot be told from commands, so the connection ends, with the
+// reply written by hand, as go-smtp would first wait for the end of the body.
+func (s *session) bodyError(err error) error {
+	switch {
+	case errors.Is(err, errTooLarge):
+		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: "Message exceeds the size limit"}
+	case errors.Is(err, errNoMemory):
+		return &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "No memory for the message now, try again later"}
+	case errors.Is(err, mail.ErrBareLine):
+		s.say(550, "5.6.11", "Bare CR or LF in the message; lines must end in CRLF")
+	}
+	s.conn.Close()
+	return &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 4, 2}, Message: "Message broke off"}
+}
+
+// say writes a reply past go-smtp, just before the connection is closed.
+func (s *session) say(status int, enhanced, text string) {
+	c := s.conn.Conn()
+	c.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	fmt.Fprintf(c, "%d %s %s\r\n", status, enhanced, text)
+}
+
+// bodyReader reads a body within the limits of size, memory and time.
+type bodyReader struct {
+	s        *session
+	r        io.Reader
+	end      time.Time // nobody may send one message for longer
+	reserved int64
+}
+
+// Read gives the client another while to send, as go-smtp sets the deadline
+// only once for a whole body.
+func (b *bodyReader) Read(p []byte) (int, error) {
+	next := time.Now().Add(time.Duration(b.s.g.cfg.Limits.Timeout))
+	if next.After(b.end) {
+		next = b.end
+	}
+	b.s.conn.Conn().SetReadDeadline(next)
+	return b.r.Read(p)
+}
+
+// readAll returns the body with canonical line ends; a bare CR or LF ends it.
+func (b *bodyReader) readAll() ([]byte, error) {
+	limit := int64(b.s.g.cfg.Limits.MessageSize)
+	lines := mail.NewCanonicalReader(b, mail.RefuseBare)
+	var data []byte
+	for {
+		if len(data) == cap(data) {
+			if err := b.reserve(int64(max(firstBody, cap(data)))); err != nil {
+				return nil, err
+			}
+			data = slices.Grow(data, max(firstBody, cap(data)))
+		}
+		n, err := lines.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if int64(len(data)) > limit || errors.Is(err, smtp.ErrDataTooLarge) {
+			return nil, errTooLarge
+		}
+		if err == io.EOF {
+			return data, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// firstBody is the room first made for a body; it doubles from there.
+const firstBody = 16 << 10
+
+func (b *bodyReader) reserve(n int64) error {
+	if !b.s.g.memory.take(n) {
+		return errNoMemory
+	}
+	b.reserved += n
+	return nil
+}
+
+func (b *bodyReader) done() { b.s.g.memory.give(b.reserved) }

@@ -54,6 +54,25 @@ func TestAtRCPT(t *testing.T) {
 	}
 }
 
+func TestAtRCPTWaitsForWhatASettingMayBecome(t *testing.T) {
+	for _, when := range []string{`promotion: ["no"]`, "audience: [public]", "remuneration: [none]", "phi: [none]", "class: [transactional]", "sender_class: [non_health]", "recipient: [individual]", "trackers: [ok]"} {
+		p := parse(t, `version: 1
+organization: {name: a, kind: plan, domains: [a.example]}
+rules:
+  - {name: narrow, when: {`+when+`}, do: reject, code: HG-K101}
+  - {name: rest, when: {}, do: hold, code: HG-H600}
+`)
+		f := atRCPT(Sender{Class: ClassTransactional, Audience: AudiencePublic, Remuneration: RemunerationNone}, SenderNonHealth)
+		if _, refuse := p.AtRCPT(f, PendingAtRCPT); refuse {
+			t.Errorf("%s: refused, though a message may change it", when)
+		}
+		f.Scan, f.Trackers = ScanComplete, TrackersOK
+		if v, refuse := p.AtRCPT(f, 0); !refuse || v.Rule != "narrow" {
+			t.Errorf("%s: not refused, though nothing is open: %s", when, v.Line())
+		}
+	}
+}
+
 // What is refused at RCPT must be refused whatever message follows: headers and
 // content are drawn at random and go the way of a real one.
 func TestAtRCPTRefusesOnlyWhatEveryMessageWouldMeet(t *testing.T) {

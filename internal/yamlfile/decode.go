@@ -26,9 +26,10 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Limits on what is handed to the parser: it takes quadratic time on deep nesting.
+// Limits on what is handed to the parser: it takes quadratic time on deep nesting
+// and on blocks of very many keys.
 const (
-	maxBytes = 4 << 20
+	maxBytes = 1 << 20
 	maxDepth = 32
 )
 

@@ -84,8 +84,10 @@ func (c *command) importRows(what registry.Kind, example string) *cobra.Command 
 	by := byFlag(cmd)
 	return c.site(siteVerb{cmd: cmd, file: 0, do: func(ctx context.Context, g *gateway.Gateway, _ []string, in input) error {
 		o.By = person(*by)
-		o.Progress = c.progress("importing")
+		m := c.meter()
+		o.Progress = func(rows int) { m.draw("%d rows read", rows) }
 		r, err := g.Registry().Import(ctx, what, in.name, in, o)
+		m.wipe()
 		if *asJSON {
 			if e := json.NewEncoder(c.out).Encode(r); e != nil {
 				return e

@@ -327,6 +327,13 @@ func (r *reader) place(t *text, i int) {
 	state := len(w) == 2 && k.shape&upper != 0 && strings.Contains(states, w+" ")
 	full := t.cues[i]&lexicon.State != 0
 	if !state && !full {
+		if i > 0 && near(t, int(k.start), 1, 0, lexicon.LabelPlace) && longLabel(t, int(k.start)) {
+			last := i
+			for last+1 < len(t.tokens) && last < i+2 && t.tokens[last+1].shape&title != 0 && t.between(last, last+1) == " " {
+				last++
+			}
+			r.add(t, ident{rule: ruleGeoPlace, start: k.start, end: t.tokens[last].end, score: .4})
+		}
 		return
 	}
 	if i+1 < len(t.tokens) && state {
@@ -342,6 +349,18 @@ func (r *reader) place(t *text, i int) {
 		}
 		r.add(t, ident{rule: ruleGeoPlace, start: t.tokens[first].start, end: k.end, score: .3})
 	}
+}
+
+// longLabel reports that the place label before at says where somebody lives,
+// not merely "in" or "at".
+func longLabel(t *text, at int) bool {
+	for i := len(t.labels) - 1; i >= 0; i-- {
+		l := t.labels[i]
+		if end := int(t.tokens[l.last-1].end); end <= at && at-end <= 1 {
+			return l.last-l.first >= 2
+		}
+	}
+	return false
 }
 
 const states = "AL AK AZ AR CA CO CT DE FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR PA RI SC SD TN TX UT VT VA WA WV WI WY DC PR "
@@ -389,6 +408,9 @@ func (r *reader) name(t *text, i int) {
 		return
 	}
 	j := i + 1
+	if r.initial(t, i) {
+		return
+	}
 	if t.tokens[j].end-t.tokens[j].start == 1 && t.tokens[j].shape&title != 0 && j+1 < len(t.tokens) && gapOne(t.between(i, j)) {
 		j++
 	}
@@ -411,6 +433,25 @@ func (r *reader) name(t *text, i int) {
 	r.add(t, x)
 }
 
+// initial takes "Dan K.", the way staff write of a patient.
+func (r *reader) initial(t *text, i int) bool {
+	j := i + 1
+	k := &t.tokens[j]
+	if k.end-k.start != 1 || k.shape&title == 0 || t.between(i, j) != " " || r.lexName(t, i)&lexicon.Everyday != 0 {
+		return false
+	}
+	if j+1 < len(t.tokens) && t.tokens[j+1].shape&title != 0 && gapOne(t.between(j, j+1)) && r.lexName(t, j+1) != 0 && t.tokens[j+1].sentence == k.sentence {
+		return false // First M. Last
+	}
+	if int(k.end) < len(t.src) && t.src[k.end] != '.' && t.src[k.end] != ',' && t.src[k.end] != ' ' && t.src[k.end] != '\'' {
+		return false
+	}
+	x := ident{rule: ruleNameDictionary, start: t.tokens[i].start, end: k.end, score: .45}
+	x.provider = i > 0 && t.cues[i-1]&lexicon.TitleProvider != 0
+	r.add(t, x)
+	return true
+}
+
 func gapOne(s string) bool { return s == " " || s == ". " }
 
 func (r *reader) lexName(t *text, i int) lexicon.Name {
@@ -422,9 +463,13 @@ func (r *reader) lexName(t *text, i int) lexicon.Name {
 }
 
 // labelledName takes the one to four capitalised words behind a patient label.
-func (r *reader) labelledName(t *text, at int) {
+// Without a colon or the like the first word must be a known first name.
+func (r *reader) labelledName(t *text, at int, strong bool) {
 	first := int(seek(t.tokens, uint32(at)))
 	if first >= len(t.tokens) || int(t.tokens[first].start) != at {
+		return
+	}
+	if !strong && r.lexName(t, first)&lexicon.FirstName == 0 {
 		return
 	}
 	known, n := false, 0
@@ -441,7 +486,7 @@ func (r *reader) labelledName(t *text, at int) {
 			break
 		}
 	}
-	if n >= 1 && (known || n >= 2) && t.cues[first]&(lexicon.Your|lexicon.You|lexicon.Conditional) == 0 && !(n == 1 && !known) {
+	if n >= 1 && (strong || n >= 2) && (known || n >= 2) && t.cues[first]&(lexicon.Your|lexicon.You|lexicon.Conditional) == 0 && !(n == 1 && !known) {
 		r.add(t, ident{rule: ruleNameLabelled, start: t.tokens[first].start, end: t.tokens[last].end, score: .9, patient: true})
 	}
 }

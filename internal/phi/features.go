@@ -11,7 +11,7 @@ import (
 // tally counts over the texts of a message.
 type tally struct {
 	sentences, generic int
-	animals, shops     int
+	animals, jobs      int
 	words, english     int
 	promoSubject       bool
 	promoLead          int
@@ -50,8 +50,8 @@ func (r *reader) countText(t *text, p *extract.Part) {
 		if t.cues[i]&lexicon.Animal != 0 {
 			c.animals++
 		}
-		if t.cues[i]&lexicon.Shop != 0 {
-			c.shops++
+		if t.cues[i]&lexicon.Job != 0 {
+			c.jobs++
 		}
 		if t.cues[i]&lexicon.English != 0 {
 			c.english++
@@ -101,6 +101,7 @@ func (r *reader) finish() {
 	c, d := &r.count, r.doc
 	d.general = c.sentences >= 8 && c.generic*100 >= c.sentences*30 || c.sentences >= 3 && c.generic*100 >= c.sentences*60
 	d.animals = d.sender.animals || c.animals >= 3 && !d.sender.health
+	d.employment = c.jobs >= 2
 	d.promotional = c.promoSubject || c.promoLead >= 3
 	if len(r.msg.Fields("List-Unsubscribe")) > 0 {
 		d.unsubscribe = true

@@ -119,8 +119,8 @@ func (r *reader) behindLabel(t *text, l labelled) {
 	if at < 0 {
 		return
 	}
-	if l.labels.Has(lexicon.LabelPatient) && strong {
-		r.labelledName(t, at)
+	if l.labels.Has(lexicon.LabelPatient) {
+		r.labelledName(t, at, strong)
 	}
 	if l.labels.Has(lexicon.LabelAge) {
 		r.age(t, at)
@@ -144,7 +144,7 @@ func (r *reader) behindLabel(t *text, l labelled) {
 		x := ident{rule: b.rule, start: uint32(at), end: uint32(at + n), score: b.score, patient: b.patient}
 		x.provider = b.rule == ruleDEA || b.rule == ruleNPI || b.rule == ruleCLIA
 		if b.rule == rulePlanID {
-			x.patient = r.payerNear(t, int(l.first), 150)
+			x.patient = r.payerNear(t, int(l.first), 150) || paymentNear(t, at, 150)
 		}
 		if b.rule >= ruleICD {
 			r.code(t, x)
@@ -153,6 +153,17 @@ func (r *reader) behindLabel(t *text, l labelled) {
 		r.add(t, x)
 		return
 	}
+}
+
+// paymentNear reports whether care is paid for within n bytes of at.
+func paymentNear(t *text, at, n int) bool {
+	for i := range t.mentions {
+		m := &t.mentions[i]
+		if d := int(t.tokens[m.first].start) - at; d < n && d > -n && m.term.Kind == lexicon.Payment && m.term.Tier == lexicon.Caring {
+			return true
+		}
+	}
+	return false
 }
 
 // valueStart skips what may stand between a label and its value: separators
@@ -230,7 +241,7 @@ func idValue(s string) int {
 			num++
 		}
 	}
-	if n < 4 || n > 24 || num < 3 || num*3 < n || dateValue(s) > 0 {
+	if n < 4 || n > 24 || num < 3 || num*3 < n || dateValue(s) > 0 || strings.Count(s[:n], "-") >= 3 || phoneValue(s) > 0 && strings.IndexByte(s[:n], '-') > 0 {
 		return 0
 	}
 	return n
@@ -296,11 +307,8 @@ func grouped(s string, sep string, sizes ...int) int {
 }
 
 func ssnValue(s string) int {
-	if n := grouped(s, "- .", 3, 2, 4); n > 0 && validSSN(bare(s[:n])) {
-		return n
-	}
-	if n := grouped(s, "", 9); n > 0 && validSSN(s[:n]) {
-		return n
+	if n := max(grouped(s, "- .", 3, 2, 4), grouped(s, "", 9)); n > 0 {
+		return n // behind its label a mistyped number is one too
 	}
 	i := run(s, func(c byte) bool { return c == '*' || c == 'x' || c == 'X' || c == '-' })
 	if n := grouped(s[i:], "", 4); n > 0 {

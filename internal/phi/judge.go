@@ -140,6 +140,10 @@ func (d *Document) view(c Context) view {
 			v.patients, v.open = true, false
 		default:
 			v.open = !v.patients
+			if *c.Audience == policy.AudienceStaff && !v.patients {
+				v.reader = .3
+				against("the audience is staff")
+			}
 		}
 	}
 	if c.Broadcast && !v.patients {
@@ -150,6 +154,9 @@ func (d *Document) view(c Context) view {
 	}
 	if d.animals {
 		against("the patients are animals")
+	}
+	if d.employment {
+		against("the mail is about employment")
 	}
 	if d.general {
 		against("the text speaks of people in general")
@@ -223,13 +230,21 @@ func (d *Document) health(f *fact, v view) float32 {
 		h = .1
 	case f.term.Tier == lexicon.Caring && v.trade == tradeUnknown:
 		h = .7
-	case f.term.Tier == lexicon.Ambiguous && f.concrete && f.r >= .9 && v.trade == tradeHealth:
+	case f.term.Tier == lexicon.Ambiguous && f.r >= .9 && v.trade == tradeHealth && f.who == addressee && symptomatic(f, d):
 		h = .65
+	case f.term.Tier == lexicon.Weak && d.employment && f.who == addressee:
+		h = .3
 	}
 	if d.sender.topic != lexicon.NoTopic && v.trade == tradeHealth && f.r >= .9 && !f.generic {
 		h = max(h, .8) // any personal mail from such a sender shows the care
 	}
 	return h
+}
+
+// symptomatic reports an everyday word that a health sender says of the reader
+// in particular: "your rash looks better", "your blood pressure was 150/95".
+func symptomatic(f *fact, d *Document) bool {
+	return f.concrete || f.tie != tiePossessiveEvent && f.term.Kind == lexicon.Condition && !d.general
 }
 
 // strength is the weight of a fact's tie in this view.

@@ -1,6 +1,8 @@
 package phi
 
 import (
+	"sort"
+
 	"github.com/phigate/phigate/internal/phi/extract"
 	"github.com/phigate/phigate/internal/phi/lexicon"
 )
@@ -77,6 +79,9 @@ func (r *reader) relate(t *text) {
 			f.tie, f.r, f.concrete = tieInvite, .9, true
 		}
 		r.keep(t, m, f)
+		if m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring {
+			r.possessives(t, m)
+		}
 	}
 	r.meetings(t)
 	r.statements(t)
@@ -105,7 +110,7 @@ func (r *reader) keep(t *text, m *mention, f fact) {
 
 // around is what stands beside a mention in its sentence.
 type around struct {
-	your, offer, verb, family, conditional, generic bool
+	your, offer, verb, after, family, animal, conditional, generic bool
 }
 
 func look(t *text, m *mention) (a around) {
@@ -122,6 +127,7 @@ func look(t *text, m *mention) (a around) {
 			a.family = true
 			continue
 		}
+		a.animal = a.animal || c&lexicon.Animal != 0
 		if c&lexicon.Stop != 0 {
 			break
 		}
@@ -131,6 +137,7 @@ func look(t *text, m *mention) (a around) {
 	}
 	a.family = a.family && a.your
 	a.verb = verbBefore(t, s, m)
+	a.after = verbAfter(t, s, m)
 	a.conditional = s.question && s.cues&lexicon.Episodic == 0
 	for j := max(s.first, m.first-25); j < m.first; j++ {
 		a.conditional = a.conditional || t.cues[j]&lexicon.Conditional != 0
@@ -167,6 +174,17 @@ func verbBefore(t *text, s *sentence, m *mention) bool {
 	return false
 }
 
+// verbAfter finds "… you asked for", "… we gave you" right behind a mention.
+func verbAfter(t *text, s *sentence, m *mention) bool {
+	for j := m.last; j+1 < min(s.last, m.last+5); j++ {
+		a, b := t.cues[j], t.cues[j+1]
+		if a&lexicon.You != 0 && b&lexicon.BindVerb != 0 && !weakVerb(t, j+1) || a&lexicon.BindVerb != 0 && b&lexicon.You != 0 && !weakVerb(t, j) {
+			return true
+		}
+	}
+	return false
+}
+
 // weakVerb reports verbs that say little by themselves: have, had, taking, use.
 func weakVerb(t *text, j int32) bool {
 	switch t.word8(int(j)) {
@@ -181,29 +199,40 @@ func (r *reader) second(t *text, m *mention) fact {
 	s := &t.sentences[m.sentence]
 	a := look(t, m)
 	f := fact{who: addressee, i: 1, generic: a.conditional || a.generic}
+	if a.animal && a.your {
+		return f
+	}
+	dated := s.concrete || s.cues&lexicon.Weekday != 0
 	valued := s.value && (m.term.Kind == lexicon.Result || m.term.Kind == lexicon.Body || m.term.Kind == lexicon.Procedure) || s.money && m.term.Kind == lexicon.Payment
 	f.concrete = s.concrete || valued && a.your
 	personal := s.cues&(lexicon.You|lexicon.Your) != 0
+	bound := a.your || a.verb || a.family
 	switch {
 	case f.generic && !f.concrete:
-		if a.your || a.verb || a.family {
+		if bound {
 			f.tie, f.r = tiePossessive, .3
 		}
-	case f.generic:
-		if a.your || a.verb || a.family {
+	case a.conditional:
+		if bound {
 			f.tie, f.r = tiePossessive, .5
 		}
+	case f.generic:
+		if bound {
+			f.tie, f.r, f.soft = tiePossessive, .8, true
+		}
 	case a.family:
-		f.tie, f.r = tieFamily, .95
-	case a.verb:
-		f.tie, f.r = tieVerb, .95
+		f.tie, f.r, f.soft = tieFamily, .95, !f.concrete
+	case a.verb || a.after:
+		f.tie, f.r, f.soft = tieVerb, .95, !f.concrete
 	case a.your && a.offer:
 		f.tie, f.r, f.soft = tiePossessive, .45, true
 		if f.concrete {
 			f.r = .8
 		}
-	case a.your && (f.concrete || s.cues&lexicon.Status != 0):
-		f.tie, f.r = tiePossessiveEvent, .95
+	case a.your && (f.concrete || dated || s.cues&lexicon.Status != 0):
+		f.tie, f.r, f.soft = tiePossessiveEvent, .95, !f.concrete
+	case a.your && m.term.Kind == lexicon.Body:
+		f.tie, f.r, f.soft = tiePossessive, .45, true
 	case a.your && s.cues&lexicon.Episodic != 0:
 		f.tie, f.r, f.soft = tiePossessiveEvent, .9, true
 	case a.your:
@@ -232,26 +261,30 @@ func noticed(t *lexicon.Term) bool {
 	return false
 }
 
-// meetings finds a day or hour with a named provider: "see you Tuesday 10:30
-// with Dr. Lee".
+// meetings finds a day or hour with a named provider, or words of a meeting
+// ("see you Tuesday"). From a practice whose name tells the disease any hour
+// will do.
 func (r *reader) meetings(t *text) {
+	special := r.doc.sender.topic != lexicon.NoTopic && r.doc.sender.health
 	for n := range t.sentences {
 		s := &t.sentences[n]
 		day := s.concrete || s.cues&lexicon.Weekday != 0
-		if !day || s.cues&(lexicon.You|lexicon.Your|lexicon.Status) == 0 || s.cues&lexicon.TitleProvider == 0 && !r.providerIn(t, n) {
+		if !day || s.zone == extract.Footer || s.cues&(lexicon.Generic|lexicon.Conditional|lexicon.Promo) != 0 && s.cues&lexicon.Meet == 0 {
 			continue
 		}
-		if s.cues&(lexicon.Generic|lexicon.Conditional) != 0 && !s.concrete {
+		personal := s.cues&(lexicon.You|lexicon.Your|lexicon.Status) != 0
+		named := s.cues&lexicon.TitleProvider != 0 || r.providerIn(t, n)
+		if !(personal && named) && s.cues&lexicon.Meet == 0 && !(special && s.concrete) {
 			continue
 		}
 		m := mention{&lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Weak}, s.first, min(s.last, s.first+1), int32(n)}
 		for j := s.first; j < s.last; j++ {
-			if t.cues[j]&(lexicon.TitleProvider|lexicon.Weekday) != 0 {
+			if t.cues[j]&(lexicon.TitleProvider|lexicon.Weekday|lexicon.Meet) != 0 {
 				m.first, m.last = j, j+1
 				break
 			}
 		}
-		r.keep(t, &m, fact{who: addressee, i: 1, tie: tieEvent, r: .9, concrete: s.concrete, generic: s.cues&lexicon.Generic != 0, soft: s.cues&lexicon.Generic != 0})
+		r.keep(t, &m, fact{who: addressee, i: 1, tie: tieEvent, r: .9, concrete: s.concrete, soft: true})
 	}
 }
 
@@ -304,12 +337,11 @@ func (r *reader) third(t *text) {
 	}
 	for n := range r.ids {
 		x := &r.ids[n]
-		if x.provider || x.rule == ruleDate || x.rule == ruleURL {
-			continue
-		}
-		if x.patient {
+		switch {
+		case x.provider || x.rule == ruleDate || x.rule == ruleURL:
+		case x.patient:
 			r.labelledFact(t, x)
-		} else if x.rule != ruleGeoPlace && x.rule != ruleGeoZIP {
+		default:
 			r.namedFact(t, x)
 		}
 	}
@@ -364,7 +396,7 @@ func nearest(t *text, x *ident, span int) *mention {
 }
 
 func (r *reader) labelledFact(t *text, x *ident) {
-	r.people++
+	r.persons[t.src[x.start:x.end]] = true
 	m := nearest(t, x, blockSpan)
 	if m == nil {
 		if x.rule == ruleMRN || x.rule == ruleMBI || x.rule == rulePlanID {
@@ -389,21 +421,27 @@ func (r *reader) namedFact(t *text, x *ident) {
 	if m == nil || m.term.Kind == lexicon.Provider {
 		return
 	}
-	f := fact{who: namedPerson, i: .7, tie: tieThird}
+	f := fact{who: namedPerson, i: .75, tie: tieThird}
+	switch x.rule {
+	case ruleNameDictionary:
+	case ruleDateService, ruleAge90, ruleGeoPlace, ruleGeoZIP:
+		if t.sentences[x.sentence].cues&(lexicon.You|lexicon.Your) != 0 {
+			return // the reader's own day
+		}
+		f.i = .7
+	default:
+		if x.score < .6 {
+			f.i = .65
+		}
+	}
+	f.r = r.caseStrength(t, x, m)
 	if x.rule == ruleNameDictionary && t.tokens[x.last-1].shape&possessive != 0 && m.first-x.last <= 4 && m.first >= x.last {
-		f.tie, f.r = tieNamedPossessive, .9
-	} else {
-		f.r = r.caseStrength(t, x, m)
+		f.tie, f.r = tieNamedPossessive, max(f.r, .9)
 	}
 	if f.r == 0 {
 		return
 	}
-	if x.rule != ruleNameDictionary {
-		f.i = .6
-		if x.score >= .6 {
-			f.i = .75
-		}
-	}
+	r.persons[t.src[x.start:x.end]] = true
 	r.keep(t, m, f)
 }
 
@@ -425,15 +463,47 @@ func (r *reader) caseStrength(t *text, x *ident, m *mention) float32 {
 			others++
 		}
 	}
-	switch n := roles*2 + min(pronouns, 2) + others*2; {
+	n := roles*2 + min(pronouns, 2) + others*2
+	if x.rule == ruleNameDictionary && (x.score > .4 || t.sentences[x.sentence].concrete) {
+		n++ // Mr. Moss, Dan K.: how staff write of patients
+	}
+	strong := x.score >= .7 && x.rule != ruleDateService
+	if strong {
+		n++
+	}
+	switch {
 	case roles > 0 && n >= 4:
+		return .95
+	case n >= 3:
 		return .9
-	case n >= 4:
-		return .8
 	case n >= 2:
-		return .7
+		return .85
+	case n == 1 && m.sentence == x.sentence && (strong || m.term.Kind != lexicon.Procedure):
+		return .82
 	case m.sentence == x.sentence:
-		return .45
+		return .5
 	}
 	return 0
+}
+
+// possessives ties "Mia's strep test" to Mia: a first name alone, a health fact
+// right behind it.
+func (r *reader) possessives(t *text, m *mention) {
+	s := &t.sentences[m.sentence]
+	for j := m.first - 1; j >= max(s.first, m.first-3); j-- {
+		k := &t.tokens[j]
+		if k.shape&possessive != 0 && k.shape&title != 0 && r.lexName(t, int(j))&lexicon.FirstName != 0 && r.lexName(t, int(j))&lexicon.Everyday == 0 && t.cues[j]&(lexicon.Family|lexicon.Animal|lexicon.Generic|lexicon.Weekday|lexicon.Month) == 0 && !r.inMention(t, j) {
+			r.persons[t.word8(int(j))] = true
+			r.keep(t, m, fact{who: namedPerson, i: .75, tie: tieNamedPossessive, r: .9})
+			return
+		}
+		if t.cues[j]&lexicon.Stop != 0 {
+			return
+		}
+	}
+}
+
+func (r *reader) inMention(t *text, token int32) bool {
+	i := sort.Search(len(t.mentions), func(i int) bool { return t.mentions[i].first > token })
+	return i > 0 && t.mentions[i-1].last > token
 }

@@ -85,7 +85,7 @@ func (r *reader) header(t *text, at int, line string) (head []column, vague []bo
 				animals++
 			}
 		}
-		if people > 0 && health > 0 && animals == 0 {
+		if (people > 0 && health > 0 || people > 1) && animals == 0 {
 			return head, vague, c, len(cells)
 		}
 	}
@@ -99,7 +99,7 @@ func (r *reader) columnOf(head string) (column, bool) {
 	switch {
 	case h == "" || len(h) > 40:
 		return columnOther, false
-	case personHeads[h]:
+	case personHeads[h] && h != "id" && h != "to" && h != "first" && h != "last" || len(h) > 3 && strings.HasSuffix(h, " id"):
 		return columnPerson, false
 	case h == "species" || h == "breed" || h == "pet" || h == "pet name":
 		return columnAnimal, false
@@ -185,6 +185,8 @@ func (r *reader) row(t *text, at int, line string, head []column, vague []bool, 
 				health = i
 			}
 			sure = sure || !vague[i] || r.clinical(t, at+c.start, at+c.start+len(c.text))
+		case head[i] == columnOther && !sure && r.clinical(t, at+c.start, at+c.start+len(c.text)):
+			health, sure = i, true
 		}
 	}
 	if person < 0 || health < 0 {

@@ -72,6 +72,7 @@ type Document struct {
 	gate        bool // a record or beneficiary number beside a name
 	subjectPHI  bool // the subject shows a health word or a strong identifier
 	animals     bool
+	employment  bool // speaks of work at the sender
 	unfilled    bool // merge slots that no tool filled
 	general     bool // the text speaks of people in general
 	sender      senderProfile
@@ -108,7 +109,6 @@ type reader struct {
 	seen      map[uint64]int32 // hit by rule and place
 	own       map[string]bool  // addresses of sender and recipients
 	ownDomain string
-	people    int
 	persons   map[string]bool
 	count     tally
 }
@@ -139,7 +139,7 @@ func (r *reader) reset() {
 	clear(r.seen)
 	clear(r.own)
 	clear(r.persons)
-	r.doc, r.msg, r.ownDomain, r.people, r.count = nil, nil, "", 0, tally{}
+	r.doc, r.msg, r.ownDomain, r.count = nil, nil, "", tally{}
 	r.ids, r.codes, r.hits = r.ids[:0], r.codes[:0], r.hits[:0]
 	r.text.src = ""
 	if cap(r.text.tokens) > 1<<16 { // a giant message must not pin its scratch

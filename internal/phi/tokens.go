@@ -64,6 +64,8 @@ type labelled struct {
 	first  int32
 }
 
+var drStem = lexicon.Hash([]byte("dr"))
+
 const (
 	classOther = iota
 	classLetter
@@ -301,8 +303,12 @@ func (t *text) longest(lx *lexicon.Lexicon, i int) (best *lexicon.Term, end int)
 		if term.Caps && t.tokens[i].shape&upper == 0 {
 			continue
 		}
-		t.cues[i] |= term.Cues
-		t.sentences[t.tokens[i].sentence].cues |= term.Cues
+		cues := term.Cues
+		if cues&lexicon.TitleProvider != 0 && t.tokens[i].end-t.tokens[i].start <= 3 && t.tokens[i].shape&upper == 0 && t.tokens[i].stem != drStem {
+			cues &^= lexicon.TitleProvider // "do" is no D.O.
+		}
+		t.cues[i] |= cues
+		t.sentences[t.tokens[i].sentence].cues |= cues
 		if term.Labels != 0 {
 			labels, labelEnd = term.Labels, j+1
 		}

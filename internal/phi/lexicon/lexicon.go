@@ -73,7 +73,7 @@ const (
 var topicNames = []string{"", "hiv", "substance", "mental", "repro", "genetic", "special"}
 
 // Cue is a set of what a word or phrase tells about the sentence it stands in.
-type Cue uint32
+type Cue uint64
 
 // The cues; terms.txt has the words.
 const (
@@ -109,6 +109,8 @@ const (
 	Street
 	State
 	English
+	Meet
+	Job
 )
 
 var cueNames = map[string]Cue{
@@ -119,7 +121,7 @@ var cueNames = map[string]Cue{
 	"title provider": TitleProvider, "title person": TitlePerson, "sender health": SenderHealth,
 	"list patient": ListPatient, "list open": ListOpen,
 	"cue stop": Stop, "cue offer": Offer, "cue month": Month, "cue weekday": Weekday, "cue unit": Unit, "cue greeting": Greeting,
-	"cue street": Street, "cue state": State, "cue english": English,
+	"cue street": Street, "cue state": State, "cue english": English, "cue meet": Meet, "cue job": Job,
 }
 
 // Label says which identifier a word announces.

@@ -440,6 +440,9 @@ type fakeMX struct {
 	log  []string // commands, those after TLS marked "tls:"
 	sni  []string
 	done chan struct{}
+
+	heard chan struct{} // closed at the first command
+	once  sync.Once
 }
 
 func startMX(t *testing.T, p peer) *fakeMX {
@@ -448,7 +451,7 @@ func startMX(t *testing.T, p peer) *fakeMX {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &fakeMX{peer: p, addr: l.Addr().String(), done: make(chan struct{})}
+	m := &fakeMX{peer: p, addr: l.Addr().String(), done: make(chan struct{}), heard: make(chan struct{})}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -500,6 +503,7 @@ func (m *fakeMX) serve(c net.Conn) {
 		m.mu.Lock()
 		m.log = append(m.log, line)
 		m.mu.Unlock()
+		m.once.Do(func() { close(m.heard) })
 		verb, _, _ := strings.Cut(line, " ")
 		if !m.stage(verb) {
 			return

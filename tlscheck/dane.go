@@ -123,7 +123,10 @@ func verifyDANE(rrs []TLSA, chain []*x509.Certificate, names []string, now time.
 			errs = append(errs, err)
 		}
 	}
-	return TLSA{}, fmt.Errorf("%w: %w", errNoTLSAMatch, errors.Join(errs...))
+	if len(errs) > 0 {
+		return TLSA{}, fmt.Errorf("%w: %w", errNoTLSAMatch, errs[0])
+	}
+	return TLSA{}, errNoTLSAMatch
 }
 
 var (

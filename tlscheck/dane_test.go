@@ -215,6 +215,14 @@ func TestR30_TLSAOwnerMayBeAnAlias(t *testing.T) {
 	wantAssurance(t, e, err, policy.AssuranceDANE)
 }
 
+func TestR30_InsecureTLSAIsNoTLSA(t *testing.T) {
+	b, _ := signedBed(t, peer{})
+	d := sha256.Sum256([]byte("a key of the attacker"))
+	b.dns.add("_25._tcp.mx.a.test. 300 IN CNAME shared.plain.test.", "shared.plain.test. 300 IN TLSA 3 1 1 "+hex.EncodeToString(d[:]))
+	e, err := send(t, b.checker(), "a.test", named)
+	wantAssurance(t, e, err, policy.AssurancePolicy)
+}
+
 func TestR31_UnusableRecordsMeanTLSWithoutAuthentication(t *testing.T) {
 	b, _ := signedBed(t, peer{})
 	b.dns.add("_25._tcp.mx.a.test. 300 IN TLSA 1 1 1 " + hex.EncodeToString(make([]byte, 32)))

@@ -149,7 +149,7 @@ func (c *Checker) explicit(h nextHop, mxs []*dns.MX) (nextHop, error) {
 	}
 	slices.SortStableFunc(h.hosts, func(a, b mxHost) int { return int(a.pref) - int(b.pref) })
 	h.hosts = h.hosts[:min(len(h.hosts), maxHosts)]
-	h.note("RFC 5321 §5.1", "%d MX hosts, answer is %s", len(h.hosts), h.dns)
+	h.note("RFC 5321 §5.1", "hosts: %d, answer is %s", len(h.hosts), h.dns)
 	return h, nil
 }
 

@@ -285,7 +285,7 @@ func (c *Checker) planDNS(ctx context.Context, m *MXPlan, hop nextHop) error {
 		return &Failure{Class: Transport, Reason: "host has no address", RFC: "RFC 5321 §5.1"}
 	}
 	m.Addrs, m.ttl = a.addrs, min(m.ttl, a.ttl)
-	m.note("address", "RFC 7672 §2.2.2", "%d addresses, answer is %s", len(a.addrs), a.secure)
+	m.note("address", "RFC 7672 §2.2.2", "found %d, answer is %s", len(a.addrs), a.secure)
 	if !hop.secure {
 		m.note("DANE", "RFC 7672 §2.2.1", "does not apply: the MX answer is %s", hop.dns)
 		return nil
@@ -312,7 +312,7 @@ func (c *Checker) planDANE(ctx context.Context, m *MXPlan, a hostAddrs, hop next
 	default:
 		m.NeedTLS, m.NeedDANE, m.SNI, m.TLSA = true, true, f.base, f.records
 		m.RefIDs = refIDs(f.base, m.Host, hop.names)
-		m.note("DANE", "RFC 7672 §2.2", "%d usable TLSA records at %s: a match is required", len(f.records), f.base)
+		m.note("DANE", "RFC 7672 §2.2", "TLSA records at %s, %d usable: a match is required", f.base, len(f.records))
 	}
 	return nil
 }

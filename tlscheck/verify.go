@@ -63,12 +63,12 @@ func (c *Checker) prove(t Target, cs tls.ConnectionState, e *Evidence) *Failure 
 		return &Failure{Class: PolicyFail, Reason: "peer showed no certificate", TLSRPT: "validation-failure"}
 	}
 	e.Strength = strength(cs)
-	e.note("strength", "RFC 9325 §4; SP 800-52r2 §3.3", "%s: %s, %s, %s", e.Strength, e.Version, e.Suite, e.Group)
+	e.note("strength", "RFC 9325 §4", "%s: %s, %s, %s", e.Strength, e.Version, e.Suite, e.Group)
 	pkix := c.provePKIX(t, cs, e)
 	dane := c.proveDANE(t, cs, e)
 	pin := provePin(t, cs, e)
 	e.Assurance = proved(t.MX, pkix == nil, dane == nil, pin == nil)
-	e.note("assurance", "", "%s", e.Assurance)
+	e.note("proved", "", "%s", e.Assurance)
 	switch {
 	case t.MX.NeedDANE && dane != nil:
 		return dane

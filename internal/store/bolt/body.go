@@ -17,11 +17,10 @@ import (
 // A body is compressed, then sealed under a key of its own. Up to inlineMax
 // sealed bytes it is a value in the database; larger, a file of its own, for
 // bbolt wants contiguous pages and never gives them back.
-const (
-	inlineMax = 64 << 10
-	inRow     = 'r' // place of a body, the first byte of its row
-	inFile    = 'f'
-)
+const inlineMax = 64 << 10
+
+// inFile is the row of a body that is in a file. No sealed body is empty.
+var inFile = []byte{}
 
 // bodyLimit bounds what a compressed body may grow to.
 const bodyLimit = 1 << 30
@@ -42,9 +41,19 @@ var expander = sync.OnceValue(func() *zstd.Decoder {
 	return r
 })
 
+// scratch holds buffers for compressed bodies on their way to be sealed.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
+
 // sealBody gives the sealed body and its key.
 func (s *Store) sealBody(id store.ID, body []byte) (sealed, key []byte, err error) {
-	return s.o.Sealer.SealBody(aad(tBody, []byte(id)), compressor().EncodeAll(body, nil))
+	buf := scratch.Get().(*[]byte)
+	*buf = compressor().EncodeAll(body, (*buf)[:0])
+	sealed, key, err = s.o.Sealer.SealBody(aad(tBody, []byte(id)), *buf)
+	clear(*buf) // mail in clear
+	if cap(*buf) <= inlineMax {
+		scratch.Put(buf)
+	}
+	return sealed, key, err
 }
 
 func (s *Store) openBody(id store.ID, key, sealed []byte) ([]byte, error) {
@@ -55,19 +64,16 @@ func (s *Store) openBody(id store.ID, key, sealed []byte) ([]byte, error) {
 	return expander().DecodeAll(packed, nil)
 }
 
-// stored is the row of a body in the database.
-func stored(sealed []byte) []byte { return append([]byte{inRow}, sealed...) }
-
 // sealedBody is the sealed body that the row (copied out of its transaction)
 // holds or names.
 func (s *Store) sealedBody(id store.ID, row []byte) ([]byte, error) {
-	if len(row) == 0 {
+	switch {
+	case row == nil:
 		return nil, store.ErrNotFound
+	case len(row) == 0:
+		return s.bodies.read(id)
 	}
-	if row[0] == inRow {
-		return row[1:], nil
-	}
-	return s.bodies.read(id)
+	return row, nil
 }
 
 // bodies is the folder of large bodies. A file is named by the message's id and
@@ -173,7 +179,7 @@ func (s *Store) orphans(names []string) (orphans []string, err error) {
 				continue
 			}
 			row := t.get(tBody, []byte(id))
-			if draft || len(row) == 0 || row[0] != inFile {
+			if draft || row == nil || len(row) > 0 {
 				orphans = append(orphans, name)
 			}
 		}

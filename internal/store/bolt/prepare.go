@@ -135,13 +135,13 @@ func (s *Store) prepareMessage(p *prepared, m *store.NewMessage, pickups []store
 // place gives the row of a sealed body, and writes its file if it is large.
 func (s *Store) place(p *prepared, id store.ID, sealed []byte) ([]byte, error) {
 	if len(sealed) <= inlineMax {
-		return stored(sealed), nil
+		return sealed, nil
 	}
 	if err := s.bodies.write(id, sealed); err != nil {
 		return nil, fmt.Errorf("writing a body: %w", err)
 	}
 	p.files = append(p.files, id)
-	return []byte{inFile}, nil
+	return inFile, nil
 }
 
 func (s *Store) envelopeRow(v *store.Envelope) (r envelopeRow, err error) {

@@ -24,7 +24,7 @@ const (
 	tSlot                  // dest|slot → until, token, envelopes
 	tLapse                 // until|dest|slot → ; when leases end
 	tMessage               // message → sealed message and body key; lives as long as an envelope
-	tBody                  // message → place, sealed body; lives as long as a holder
+	tBody                  // message → sealed body, empty if it is in a file; lives as long as a holder
 	tPickup                // pickup → head, sealed pickup
 	tWrap                  // pickup → wrapped body key; until the pickup is over
 	tHolder                // message|pickup → ; pickups not over
@@ -279,7 +279,7 @@ func (t *txn) release(message []byte) {
 	if k, _ := t.first(tHolder, message); k != nil {
 		return
 	}
-	if v := t.get(tBody, message); len(v) > 0 && v[0] == inFile {
+	if v := t.get(tBody, message); v != nil && len(v) == 0 {
 		t.gone = append(t.gone, store.ID(message))
 	}
 	t.del(tBody, message)

@@ -165,6 +165,7 @@ func (p *Portal) askCode(w http.ResponseWriter, r *http.Request) {
 		p.refuse(v, w, r, err)
 		return
 	}
+	p.o.Queued()
 	http.Redirect(w, r, "/m/"+string(v.ID), http.StatusSeeOther)
 }
 

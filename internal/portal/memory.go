@@ -15,10 +15,12 @@ import (
 	"github.com/phigate/phigate/internal/store"
 )
 
+// CodeFor is how long a mailed code is good.
+const CodeFor = 10 * time.Minute
+
 // The limits of one message. NIST SP 800-63B-4 §3.2.2 allows 100 wrong guesses
 // in a row; these are stricter, and a new code resets none of them.
 const (
-	CodeFor        = 10 * time.Minute
 	codesPerDay    = 3
 	guessesPerCode = 5
 	guessesPerDay  = 15

@@ -93,6 +93,8 @@ type Options struct {
 	// is never sent while the visitor waits, so that no time tells anything.
 	CodeMail func(ctx context.Context, p store.Pickup, code, lang string) (store.NewMessage, error)
 
+	Queued func() // nil: nothing; called when a code mail is in the queue, so that it need not wait for the next look
+
 	Secret []byte           // 32 bytes that seal cookies, equal on all nodes; empty: random, visits end with the process
 	Clock  func() time.Time // nil: time.Now
 	Expiry time.Duration    // of a pickup that names no end; zero: DefaultExpiry
@@ -155,6 +157,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.View == nil {
 		o.View = parseView
+	}
+	if o.Queued == nil {
+		o.Queued = func() {}
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

@@ -200,6 +200,78 @@ func TestCodeRules(t *testing.T) {
 	})
 }
 
+// TestQueued checks that the queue is woken when the code is in it, not before.
+func TestQueued(t *testing.T) {
+	s := newSite(t)
+	id, path := s.offer("")
+	woken := []int{}
+	s.o.Queued = func() { woken = append(woken, len(s.codes())) }
+	b := s.browser()
+	b.get(path)
+	b.askCode(id)
+	if len(woken) != 1 || woken[0] != 1 {
+		t.Errorf("woken with %v codes in the queue", woken)
+	}
+}
+
+// TestReplay replays a code with the cookie that was good for it.
+func TestReplay(t *testing.T) {
+	s := newSite(t)
+	id, path := s.offer("")
+	b := s.browser()
+	b.get(path)
+	b.askCode(id)
+	thief := s.browser()
+	thief.client.Jar = jarOf(b)
+	b.open(id, s.lastCode()).wants(t, http.StatusOK, canary)
+	thief.open(id, s.lastCode()).wants(t, http.StatusUnprocessableEntity, "does not work any more")
+	thief.get("/m/"+string(id)+"/read").lacks(t, canary)
+}
+
+// TestTwoBrowsers checks that who leaves closes the message for themselves alone.
+func TestTwoBrowsers(t *testing.T) {
+	s := newSite(t)
+	id, path := s.offer("")
+	phone, desk := s.browser(), s.browser()
+	phone.in(id, path)
+	desk.in(id, path)
+	phone.post("/m/" + string(id) + "/leave")
+	desk.get("/m/"+string(id)+"/read").wants(t, http.StatusOK, canary)
+}
+
+// TestWrongLinkFirst checks that a damaged link does no harm to the right one.
+func TestWrongLinkFirst(t *testing.T) {
+	s := newSite(t)
+	id, path := s.offer("")
+	b := s.browser()
+	_, wrong := NewLink(id)
+	b.get(wrong).wants(t, http.StatusNotFound)
+	b.in(id, path)
+	b.get(path).wants(t, http.StatusOK, canary) // the link again goes on to the open message
+}
+
+// TestRace checks that a change somebody else got in before is made again.
+func TestRace(t *testing.T) {
+	s := newSite(t)
+	id, path := s.offer("")
+	s.Portal = s.portal(&late{Store: s.store})
+	s.browser().in(id, path)
+	equal(t, s.leaves(id), []string{"landed  0", "proven code 0", "released  0"})
+}
+
+// late is a store in which somebody else is always first, once.
+type late struct {
+	Store
+	before bool
+}
+
+func (l *late) PutPickup(ctx context.Context, p store.Pickup, e store.Effects) error {
+	if l.before = !l.before; l.before {
+		return store.ErrConflict
+	}
+	return l.Store.PutPickup(ctx, p, e)
+}
+
 func TestFiveGuessesACode(t *testing.T) {
 	s := newSite(t)
 	id, path := s.offer("")
@@ -382,7 +454,9 @@ func TestWithoutCookie(t *testing.T) {
 	b.get("/m/"+string(id)).wants(t, http.StatusForbidden, "open the link again")
 	b.askCode(id).wants(t, http.StatusForbidden, "open the link again")
 	b.get("/m/nonsense").wants(t, http.StatusForbidden)
-	b.get(path[:len(path)-5]).wants(t, http.StatusNotFound, "not complete")
+	half := b.get(path[:len(path)-5])
+	half.wants(t, http.StatusNotFound, "not complete")
+	half.lacks(t, path[len(path)-20:len(path)-5])
 	b.get("/p/").wants(t, http.StatusNotFound)
 	b.get("/").wants(t, http.StatusOK, "Secure messages")
 	if len(s.codes()) != 0 {
@@ -517,6 +591,12 @@ func TestRecallUnread(t *testing.T) {
 	}
 	if s.state(unread) != store.Recalled || s.state(read) != store.Released {
 		t.Errorf("unread is %q, read is %q", s.state(unread), s.state(read))
+	}
+	other, _ := s.offer("")
+	for id, want := range map[store.ID]bool{read: false, unread: false, other: true} {
+		if done, err := s.RecallIfUnread(t.Context(), id, "registry", "contract ended"); done != want || err != nil {
+			t.Errorf("RecallIfUnread of a pickup that was %q: %v, %v", s.state(id), done, err)
+		}
 	}
 }
 

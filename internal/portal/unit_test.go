@@ -205,6 +205,20 @@ func TestCaps(t *testing.T) {
 			t.Error("a code was mailed")
 		}
 	})
+	t.Run("is asked of strangers", func(t *testing.T) {
+		s := newSite(t)
+		var last int
+		for range prefixBurst + 1 {
+			w := httptest.NewRecorder()
+			r := from("192.0.2.7:1")
+			r.URL.Path = "/m/0000000000001/open"
+			s.Handler().ServeHTTP(w, r)
+			last = w.Code
+		}
+		if last != http.StatusTooManyRequests {
+			t.Errorf("status %d", last)
+		}
+	})
 }
 
 func TestSafeName(t *testing.T) {

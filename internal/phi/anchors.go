@@ -130,7 +130,7 @@ func (r *reader) code(t *text, x ident) {
 func (r *reader) date(t *text, i, at, n int) {
 	end := uint32(at + n)
 	s := &t.sentences[t.tokens[i].sentence]
-	s.concrete = true
+	s.concrete, s.day = true, true
 	x := ident{rule: ruleDate, start: uint32(at), end: end, score: .05}
 	if n >= 6 && r.serviceNear(t, i) {
 		x.rule, x.score = ruleDateService, .6
@@ -169,9 +169,11 @@ func (r *reader) clock(t *text, i, at int) {
 	w := s[at:end]
 	switch {
 	case len(w) <= 2 && len(rest) > 2 && rest[0] == ':' && run(rest[1:], isDigit) == 2:
-		sent.concrete = true
+		sent.concrete, sent.day = true, true
 	case ampm(w[run(w, isDigit):]) || ampm(strings.TrimLeft(rest[:min(len(rest), 4)], " ")):
-		sent.concrete = true
+		sent.concrete, sent.day = true, true
+	case i > 0 && len(w) <= 2 && sent.cues&lexicon.Weekday != 0 && t.word8(i-1) == "at":
+		sent.concrete, sent.day = true, true
 	case at > 0 && s[at-1] == '$':
 		sent.money = true
 	case i+1 < len(t.tokens) && t.cues[i+1]&lexicon.Unit != 0 && int(t.tokens[i+1].start) <= end+1:
@@ -437,7 +439,7 @@ func (r *reader) name(t *text, i int) {
 func (r *reader) initial(t *text, i int) bool {
 	j := i + 1
 	k := &t.tokens[j]
-	if k.end-k.start != 1 || k.shape&title == 0 || t.between(i, j) != " " || r.lexName(t, i)&lexicon.Everyday != 0 {
+	if k.end-k.start != 1 || k.shape&title == 0 || t.between(i, j) != " " || t.word8(j) == "I" {
 		return false
 	}
 	if j+1 < len(t.tokens) && t.tokens[j+1].shape&title != 0 && gapOne(t.between(j, j+1)) && r.lexName(t, j+1) != 0 && t.tokens[j+1].sentence == k.sentence {

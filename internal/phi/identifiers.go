@@ -33,6 +33,7 @@ func (r *reader) scanIDs(t *text) {
 		switch {
 		case k.shape&(digits|mixed) != 0:
 			r.number(t, i)
+		case t.cues[i]&lexicon.Month != 0 && r.writtenMonth(t, i):
 		case k.shape&title != 0:
 			r.name(t, i)
 		}
@@ -40,6 +41,17 @@ func (r *reader) scanIDs(t *text) {
 			r.email(t, i)
 		}
 	}
+}
+
+// writtenMonth takes a date that begins with the name of its month.
+func (r *reader) writtenMonth(t *text, i int) bool {
+	at := int(t.tokens[i].start)
+	n := writtenDate(t.src[at:])
+	if n == 0 {
+		return false
+	}
+	r.date(t, i, at, n)
+	return true
 }
 
 // add keeps an identifier unless a better one lies in the same place.

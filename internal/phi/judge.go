@@ -232,6 +232,8 @@ func (d *Document) health(f *fact, v view) float32 {
 		h = .7
 	case f.term.Tier == lexicon.Ambiguous && f.r >= .9 && v.trade == tradeHealth && f.who == addressee && symptomatic(f, d):
 		h = .65
+	case f.term.Kind == lexicon.Provider && f.who == labelledPatient:
+		h = max(h, .8) // treated there
 	case f.term.Tier == lexicon.Weak && d.employment && f.who == addressee:
 		h = .3
 	}
@@ -259,7 +261,7 @@ func (d *Document) strength(f *fact, v view) float32 {
 	if v.open && !f.concrete && f.who == addressee && f.tie != tieRelation {
 		r *= .5
 	}
-	if v.open && f.tie == tieThird {
+	if v.open && f.who == namedPerson {
 		r *= .5
 	}
 	if v.trade == tradeUnknown {

@@ -202,7 +202,7 @@ func (r *reader) second(t *text, m *mention) fact {
 	if a.animal && a.your {
 		return f
 	}
-	dated := s.concrete || s.cues&lexicon.Weekday != 0
+	dated := s.day || s.cues&lexicon.Weekday != 0
 	valued := s.value && (m.term.Kind == lexicon.Result || m.term.Kind == lexicon.Body || m.term.Kind == lexicon.Procedure) || s.money && m.term.Kind == lexicon.Payment
 	f.concrete = s.concrete || valued && a.your
 	personal := s.cues&(lexicon.You|lexicon.Your) != 0
@@ -221,16 +221,16 @@ func (r *reader) second(t *text, m *mention) fact {
 			f.tie, f.r, f.soft = tiePossessive, .8, true
 		}
 	case a.family:
-		f.tie, f.r, f.soft = tieFamily, .95, !f.concrete
+		f.tie, f.r, f.soft = tieFamily, .95, !s.day
 	case a.verb || a.after:
-		f.tie, f.r, f.soft = tieVerb, .95, !f.concrete
+		f.tie, f.r, f.soft = tieVerb, .95, !s.day
 	case a.your && a.offer:
 		f.tie, f.r, f.soft = tiePossessive, .45, true
 		if f.concrete {
 			f.r = .8
 		}
 	case a.your && (f.concrete || dated || s.cues&lexicon.Status != 0):
-		f.tie, f.r, f.soft = tiePossessiveEvent, .95, !f.concrete
+		f.tie, f.r, f.soft = tiePossessiveEvent, .95, !s.day
 	case a.your && m.term.Kind == lexicon.Body:
 		f.tie, f.r, f.soft = tiePossessive, .45, true
 	case a.your && s.cues&lexicon.Episodic != 0:
@@ -421,7 +421,10 @@ func (r *reader) namedFact(t *text, x *ident) {
 	if m == nil || m.term.Kind == lexicon.Provider {
 		return
 	}
-	f := fact{who: namedPerson, i: .75, tie: tieThird}
+	if x.rule == ruleNameDictionary && r.inMention(t, x.first) {
+		return // Rocky Mountain spotted fever
+	}
+	f := fact{who: namedPerson, i: .75, tie: tieThird, soft: true}
 	switch x.rule {
 	case ruleNameDictionary:
 	case ruleDateService, ruleAge90, ruleGeoPlace, ruleGeoZIP:
@@ -494,7 +497,7 @@ func (r *reader) possessives(t *text, m *mention) {
 		k := &t.tokens[j]
 		if k.shape&possessive != 0 && k.shape&title != 0 && r.lexName(t, int(j))&lexicon.FirstName != 0 && r.lexName(t, int(j))&lexicon.Everyday == 0 && t.cues[j]&(lexicon.Family|lexicon.Animal|lexicon.Generic|lexicon.Weekday|lexicon.Month) == 0 && !r.inMention(t, j) {
 			r.persons[t.word8(int(j))] = true
-			r.keep(t, m, fact{who: namedPerson, i: .75, tie: tieNamedPossessive, r: .9})
+			r.keep(t, m, fact{who: namedPerson, i: .75, tie: tieNamedPossessive, r: .9, soft: true})
 			return
 		}
 		if t.cues[j]&lexicon.Stop != 0 {

@@ -14,6 +14,7 @@ const (
 	columnPerson
 	columnHealth
 	columnAnimal
+	columnStaff
 )
 
 var personHeads = map[string]bool{
@@ -23,6 +24,11 @@ var personHeads = map[string]bool{
 
 var healthHeads = map[string]bool{
 	"last visit": true, "next visit": true, "visit": true, "visit date": true, "last appt": true, "next appt": true, "appt": true, "appointment": true, "appointment date": true, "last appointment": true, "next appointment": true, "last seen": true, "dos": true, "date of service": true, "service date": true, "admit": true, "admit date": true, "admission": true, "discharge": true, "discharge date": true, "provider": true, "pcp": true, "physician": true, "doctor": true, "dr": true, "department": true, "clinic": true, "diagnosis": true, "dx": true, "icd": true, "icd10": true, "icd-10": true, "condition": true, "conditions": true, "problem": true, "reason": true, "reason for visit": true, "medication": true, "medications": true, "meds": true, "rx": true, "drug": true, "dose": true, "refill": true, "refill due": true, "last fill": true, "fill date": true, "allergies": true, "allergy": true, "test": true, "result": true, "results": true, "lab": true, "value": true, "procedure": true, "cpt": true, "treatment": true, "therapy": true, "bp": true, "bmi": true, "weight": true, "copay": true, "claim": true, "claim status": true, "plan": true, "insurance": true, "payer": true, "deductible": true, "referral": true, "vaccine": true, "symptoms": true, "symptom": true, "risk": true, "risk score": true, "care gap": true, "gap": true, "notes": true, "status": true, "due date": true, "due": true, "balance": true, "health plan": true, "group": true, "therapist": true, "surgeon": true, "surgery": true, "surgery date": true,
+}
+
+// staffHeads name people who work, not people who are cared for.
+var staffHeads = map[string]bool{
+	"manager": true, "author": true, "provider": true, "physician": true, "doctor": true, "nurse": true, "attending": true, "surgeon": true, "therapist": true, "owner": true, "staff": true, "employee": true, "supervisor": true, "lead": true, "director": true, "speaker": true, "instructor": true, "coder": true, "user": true, "created by": true, "entered by": true, "assigned to": true, "pcp": true, "dr": true, "agent": true, "rep": true, "sender": true,
 }
 
 // vagueHeads need a health term in the cell, or another health column.
@@ -73,7 +79,7 @@ func (r *reader) header(t *text, at int, line string) (head []column, vague []bo
 			continue
 		}
 		head, vague = make([]column, len(cells)), make([]bool, len(cells))
-		people, health, animals := 0, 0, 0
+		people, health, animals, staff := 0, 0, 0, 0
 		for i, cell := range cells {
 			head[i], vague[i] = r.columnOf(cell.text)
 			switch head[i] {
@@ -84,6 +90,12 @@ func (r *reader) header(t *text, at int, line string) (head []column, vague []bo
 			case columnAnimal:
 				animals++
 			}
+			if staffHeads[headWords(cell.text)] {
+				staff++
+			}
+		}
+		if staff > 0 && people == 0 {
+			r.staffColumns(t, at+len(line), c, cells)
 		}
 		if (people > 0 && health > 0 || people > 1) && animals == 0 {
 			return head, vague, c, len(cells)
@@ -94,8 +106,7 @@ func (r *reader) header(t *text, at int, line string) (head []column, vague []bo
 
 // columnOf tells what a column holds by its head.
 func (r *reader) columnOf(head string) (column, bool) {
-	h := strings.ToLower(strings.TrimSpace(head))
-	h = strings.Join(strings.FieldsFunc(h, func(c rune) bool { return c == '_' || c == ' ' || c == '.' || c == '#' || c == ':' || c == '*' }), " ")
+	h := headWords(head)
 	switch {
 	case h == "" || len(h) > 40:
 		return columnOther, false
@@ -110,6 +121,39 @@ func (r *reader) columnOf(head string) (column, bool) {
 		return columnHealth, false
 	}
 	return columnOther, false
+}
+
+// headWords brings "Patient_Name:" and "patient name" together.
+func headWords(head string) string {
+	return strings.Join(strings.FieldsFunc(strings.ToLower(head), func(c rune) bool { return strings.ContainsRune("_ .#:*", c) }), " ")
+}
+
+// staffColumns marks the names in columns of staff as no patients.
+func (r *reader) staffColumns(t *text, at int, sep byte, head []cell) {
+	for at < len(t.src) {
+		end := strings.IndexByte(t.src[at+1:], '\n')
+		if end < 0 {
+			end = len(t.src) - at - 1
+		}
+		line := t.src[at+1 : at+1+end]
+		if strings.IndexByte(line, sep) < 0 {
+			return
+		}
+		for i, c := range splitRow(line, sep) {
+			if i < len(head) && staffHeads[headWords(head[i].text)] {
+				r.staffIn(uint32(at+1+c.start), uint32(at+1+c.start+len(c.text)))
+			}
+		}
+		at += 1 + end
+	}
+}
+
+func (r *reader) staffIn(start, end uint32) {
+	for i := range r.ids {
+		if x := &r.ids[i]; x.start >= start && x.start < end {
+			x.provider = true
+		}
+	}
 }
 
 // phrase looks a whole short phrase up.

@@ -33,6 +33,7 @@ type sentence struct {
 	cues        lexicon.Cue
 	question    bool
 	concrete    bool // holds a date, a time of day or a measurement with its unit
+	day         bool // holds a date or a time of day
 	value       bool // holds a number that may be a reading
 	money       bool
 }

@@ -64,29 +64,24 @@ func oneLine(s string) string {
 // part is one leaf of a composed message.
 type part struct {
 	mediaType string
-	params    map[string]string
+	language  string // BCP 47 tag of a text, "" for none
 	encoding  string
 	text      string // lines end in LF
 }
 
 func textPart(subtype, language, text string) part {
-	return part{"text/" + subtype, map[string]string{"charset": "utf-8", "lang": language}, "quoted-printable", text}
+	return part{"text/" + subtype, language, "quoted-printable", text}
 }
 
 func (p part) header() message.Header {
 	var h message.Header
-	language := p.params["lang"]
-	if language != "" {
-		h.Set("Content-Language", language)
-	}
-	params := map[string]string{}
-	for k, v := range p.params {
-		if k != "lang" {
-			params[k] = v
-		}
-	}
 	h.Set("Content-Transfer-Encoding", p.encoding)
-	h.SetContentType(p.mediaType, params)
+	if p.language == "" {
+		h.SetContentType(p.mediaType, nil)
+		return h
+	}
+	h.Set("Content-Language", p.language)
+	h.SetContentType(p.mediaType, map[string]string{"charset": "utf-8"})
 	return h
 }
 

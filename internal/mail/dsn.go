@@ -55,7 +55,7 @@ func (d DSN) Bytes() ([]byte, error) {
 	}
 	return compose(h, "multipart/report", map[string]string{"report-type": "delivery-status"}, []part{
 		textPart("plain", "en", d.text()),
-		{"message/delivery-status", nil, "7bit", fields.String()},
+		{"message/delivery-status", "", "7bit", fields.String()},
 	})
 }
 

@@ -11,7 +11,7 @@ type Passage struct {
 	Hostname string    // our name in Received and in a Message-ID we have to make
 	ID       string    // the id said in the reply
 	Protocol string    // RFC 3848 word, such as ESMTPSA; "" is ESMTP
-	From     string    // whom Received names as the client; "" hides it (RFC 5321 §7.6)
+	From     string    // whom Received names as the client, ASCII; "" hides it (RFC 5321 §7.6)
 	Now      time.Time // of the acceptance
 	Fields   []Field   // further fields to add, such as List-Unsubscribe
 }
@@ -64,7 +64,7 @@ func (p Passage) received() []byte {
 	if protocol == "" {
 		protocol = "ESMTP"
 	}
-	return []byte("Received: from " + from + " by " + p.Hostname + crlf +
+	return []byte("Received: from " + oneLine(from) + " by " + p.Hostname + crlf +
 		"\twith " + protocol + " id " + p.ID + ";" + crlf +
 		"\t" + p.Now.Format(dateLayout) + crlf)
 }

@@ -84,8 +84,7 @@ func (m *MXPlan) note(step, rfc, result string, args ...any) {
 //
 // The error is a *Failure: Permanent if the domain takes no mail (null MX, no
 // such domain, we are its MX), else why nothing can be said; the Posture then
-// predicts AssuranceUnknown.
-// Mail without a floor need not heed an Unknown one.
+// predicts AssuranceUnknown. Mail without a floor need not heed an Unknown one.
 func (c *Checker) Posture(ctx context.Context, domain string) (Posture, error) {
 	p, err := c.lookAt(ctx, domain, false)
 	if err != nil || c.probe == 0 {
@@ -220,9 +219,6 @@ func (c *Checker) planHosts(ctx context.Context, p *Posture, hop nextHop, sts st
 		wg.Go(func() { p.MX[i] = c.planHost(ctx, h, hop, sts, r) })
 	}
 	wg.Wait()
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	for i := range p.MX {
 		p.MX[i].ttl = min(p.MX[i].ttl, hop.ttl)
 	}

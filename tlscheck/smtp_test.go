@@ -335,8 +335,8 @@ func TestR49toR51_StrengthOfTheLiveConnection(t *testing.T) {
 					wantClass(t, err, PolicyFail)
 				} else if err != nil && name != "P-224" { // P-224 no longer gets through a handshake
 					t.Errorf("floor %s refused: %v", s, err)
-				} else if err == nil && e.Strength < s {
-					t.Errorf("floor %s met by %s", s, e.Strength)
+				} else if err == nil && (e.Strength < s || e.Strength > tc.want || e.Group == "") {
+					t.Errorf("floor %s met by %s with group %q", s, e.Strength, e.Group)
 				}
 			}
 		})

@@ -431,24 +431,3 @@ func TestFoldReader(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
-
-// FuzzReplies feeds a session whatever a peer may say behind TLS.
-func FuzzReplies(f *testing.F) {
-	f.Add("250-x\r\n250 SIZE\r\n250 ok\r\n250 ok\r\n354 go\r\n250 2.0.0 ok\r\n")
-	f.Add("250 x\r\n550-5.1.1 a\r\n550 5.1.1 b\r\n")
-	f.Add("250 x\r\n250 ok\r\n250 ok\r\n354\r\n999 x\r\n")
-	f.Fuzz(func(t *testing.T, said string) {
-		s := fuzzSession(said)
-		if err := s.greet(); err != nil {
-			return
-		}
-		replies, err := s.send(t.Context(), mail("x\r\n", "a@a.test", "b@a.test"))
-		if err != nil && tlscheck.ClassOf(err) != tlscheck.Permanent && tlscheck.ClassOf(err) != tlscheck.Transport && tlscheck.ClassOf(err) != tlscheck.Indeterminate {
-			t.Errorf("class of %v", err)
-		}
-		if err == nil && len(replies) != 2 {
-			t.Errorf("%d replies", len(replies))
-		}
-		s.Close()
-	})
-}

@@ -36,7 +36,7 @@ func newCampaigns() *campaigns {
 // broadcast notes the recipients of a text and reports whether it has gone to
 // more than broadcastSize of a list that was not drawn from patients.
 func (c *campaigns) broadcast(r reading, to []recipient) bool {
-	if r.effective(policy.PHINone).Audience <= policy.AudienceMembers {
+	if r.law[policy.PHINone].Audience <= policy.AudienceMembers {
 		return false
 	}
 	text := maphash.Comparable(c.seed, [2]any{r.sender.Name, r.doc.SimHash()})

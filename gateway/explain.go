@@ -71,7 +71,7 @@ func (g *Gateway) Explain(ctx context.Context, senderName string, from policy.Ad
 			x.Scan = scanLine("", d.scan)
 		}
 	}
-	x.Notes = append(r.effective(policy.PHINone).Notes, r.declared.notes()...)
+	x.Notes = append(r.law[policy.PHINone].Notes, r.declared.notes()...)
 	return x, nil
 }
 

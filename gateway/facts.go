@@ -24,6 +24,10 @@ type reading struct {
 	declared  declared
 	trackers  policy.Trackers
 	broadcast bool
+
+	law         [4]policy.Effective // what the law makes of it, by the band a scan finds (policy.PHI)
+	part2Notice bool                // it carries the notice of 42 CFR 2.32
+	footer      bool                // it has a postal address and a way to unsubscribe
 }
 
 // declared is what a message says of itself, in the words of its headers.
@@ -65,8 +69,19 @@ func (g *Gateway) read(ctx context.Context, sender *policy.Sender, msg *mail.Mes
 
 // readAs reads a message without asking any records.
 func (g *Gateway) readAs(ctx context.Context, sender *policy.Sender, msg *mail.Message) reading {
-	return reading{rules: g.rules(), sender: sender, msg: msg,
+	r := reading{rules: g.rules(), sender: sender, msg: msg,
 		doc: g.scanner().Read(ctx, msg.Raw()), declared: declare(msg.Controls())}
+	org := r.rules.Organization()
+	r.part2Notice = r.doc.HasText(part2Statement)
+	r.footer = r.doc.Unsubscribe() && r.doc.HasText(org.PostalAddress)
+	for band := range r.law {
+		r.law[band] = policy.EffectiveClass(policy.Declared{
+			Organization: org.Kind, Sender: *sender,
+			Class: r.declared.class, Audience: r.declared.audience, Remuneration: r.declared.remuneration, SenderClass: r.declared.senderClass,
+			PHI: policy.PHI(band), PromotionalLead: r.doc.Promotional(), Part2Notice: r.part2Notice,
+		})
+	}
+	return r
 }
 
 // foreign leaves out the portal's own host: what it learns stays here.
@@ -106,18 +121,6 @@ func oneClass(values []string) string {
 	return oneWord(values)
 }
 
-// effective is what the law makes of a message in which a scan found band.
-func (r reading) effective(band policy.PHI) policy.Effective {
-	d := r.declared
-	return policy.EffectiveClass(policy.Declared{
-		Organization: r.rules.Organization().Kind, Sender: *r.sender,
-		Class: d.class, Audience: d.audience, Remuneration: d.remuneration, SenderClass: d.senderClass,
-		PHI: band, PromotionalLead: r.doc.Promotional(), Part2Notice: r.part2Notice(),
-	})
-}
-
-func (r reading) part2Notice() bool { return r.doc.HasText(part2Statement) }
-
 // decide gathers the facts of every recipient and decides. The domains are
 // asked for their posture at the same time.
 func (g *Gateway) decide(ctx context.Context, r reading, to []recipient) []decision {
@@ -139,9 +142,14 @@ func (g *Gateway) decide(ctx context.Context, r reading, to []recipient) []decis
 // predictAtOnce bounds the postures looked up at once for one message.
 const predictAtOnce = 32
 
+// predictFor bounds how long the sending tool waits for them.
+const predictFor = 3 * time.Second
+
 // predict asks how safely each recipient's domain can be reached. What is not
 // known stays unknown; delivery proves it in any case.
 func (g *Gateway) predict(ctx context.Context, to []recipient) map[string]policy.Assurance {
+	ctx, cancel := context.WithTimeout(ctx, predictFor)
+	defer cancel()
 	domains := make([]string, len(to))
 	for i, rc := range to {
 		domains[i] = rc.address.Domain()
@@ -170,7 +178,7 @@ func (g *Gateway) predict(ctx context.Context, to []recipient) map[string]policy
 // judgeContext is what the scan must know of the recipient. Audience and sender
 // class do not depend on what it finds.
 func (g *Gateway) judgeContext(r reading, to policy.Address) phi.Context {
-	e := r.effective(policy.PHINone)
+	e := &r.law[policy.PHINone]
 	return phi.Context{
 		Recipient: to, Staff: owns(r.rules.Organization(), to.Domain()),
 		Audience: &e.Audience, Declared: true, SenderClass: e.SenderClass,
@@ -206,7 +214,7 @@ func (g *Gateway) facts(r reading, rc recipient, scan phi.Result) policy.Facts {
 
 // facts are those that the message alone gives.
 func (r reading) facts(scan phi.Result, now time.Time) policy.Facts {
-	e := r.effective(scan.Band)
+	e := &r.law[scan.Band]
 	f := policy.Facts{
 		Now: now, Records: r.records, SenderClass: e.SenderClass, Class: e.Class, Audience: e.Audience,
 		Remuneration: e.Remuneration, Promotion: e.Promotion, PHI: e.PHI,
@@ -225,9 +233,9 @@ func (r reading) form(f policy.Facts) policy.Form {
 	switch {
 	case f.Class == policy.ClassFundraising && r.doc.FundraisingExceeded():
 		return policy.FormFundraisingExceeded
-	case f.Class == policy.ClassPart2 && !r.part2Notice() && !isPatient(f.Recipient):
+	case f.Class == policy.ClassPart2 && !r.part2Notice && !isPatient(f.Recipient):
 		return policy.FormNoticeMissing
-	case f.Promotion == policy.PromotionYes && (!r.doc.Unsubscribe() || !r.doc.HasText(r.rules.Organization().PostalAddress)):
+	case f.Promotion == policy.PromotionYes && !r.footer:
 		return policy.FormFooterMissing
 	}
 	return policy.FormOK

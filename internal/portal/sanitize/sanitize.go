@@ -30,8 +30,9 @@ import (
 var ErrTooMuch = errors.New("sanitize: too long or nested too deep")
 
 const (
-	// MaxHTML is the most bytes of HTML that are shown.
-	MaxHTML = 4 << 20
+	// MaxHTML is the most bytes of HTML that are shown: twenty times what large
+	// mail programs show, and a second of work.
+	MaxHTML = 2 << 20
 	// maxPictures is the most bytes of pictures put into one page.
 	maxPictures = 12 << 20
 	maxDepth    = 256

@@ -2,6 +2,7 @@ package phi
 
 import (
 	"math/bits"
+	"slices"
 	"strings"
 
 	"github.com/phigate/phigate/internal/phi/extract"
@@ -91,6 +92,11 @@ func (r *reader) shingle(t *text, i int) {
 	c.shingle[1], c.shingle[0] = c.shingle[0], k.word
 	h ^= h >> 31
 	h *= 0x9e3779b97f4a7c15
+	if h>>60 > 3 {
+		return // a quarter of the shingles, chosen by what they are, is enough
+	}
+	h *= 0xbf58476d1ce4e5b9
+	h ^= h >> 32
 	for b := range 64 {
 		c.vector[b] += int(h>>b&1)*2 - 1
 	}
@@ -123,7 +129,7 @@ func (r *reader) finish() {
 			d.fundraising = true
 		}
 	}
-	r.write()
+	d.parts, d.hits = r.msg.Parts, slices.Clone(r.hits)
 }
 
 // Hosts returns the hosts of links and images, in lower case, each once.
@@ -187,13 +193,14 @@ var personalPath = []string{"/patient", "/results", "/result/", "/labs/", "/rx/"
 
 // links looks at the targets of links: what they name, and campaign tags.
 func (r *reader) links(part int, p *extract.Part) {
-	at := 0
+	at, last := 0, ""
 	for _, line := range strings.Split(p.Text, "\n") {
 		lower := strings.ToLower(line)
 		if strings.Contains(lower, "unsubscribe") || strings.Contains(lower, "optout") || strings.Contains(lower, "opt-out") || strings.Contains(lower, "preferences") {
 			r.doc.unsubscribe = true
 		}
-		if i := strings.IndexByte(lower, '?'); i >= 0 {
+		if i := strings.IndexByte(lower, '?'); i >= 0 && lower[i:] != last {
+			last = lower[i:]
 			for _, kv := range strings.Split(lower[i+1:], "&") {
 				k, v, _ := strings.Cut(kv, "=")
 				if strings.HasPrefix(k, "utm_") || k == "list" || k == "segment" || k == "campaign" || k == "tag" {
@@ -201,7 +208,16 @@ func (r *reader) links(part int, p *extract.Part) {
 				}
 			}
 		}
+		num := 0
+		for i := 0; i < len(lower); i++ {
+			if isDigit(lower[i]) {
+				num++
+			}
+		}
 		for _, w := range personalPath {
+			if num < 3 {
+				break
+			}
 			if i := strings.Index(lower, w); i >= 0 && idBehind(lower[i+len(w):]) {
 				f := fact{who: addressee, i: 1, tie: tieHashed, r: .85, zone: 1, concrete: true, term: lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}}
 				f.hit = r.hit(hit{ruleURL, part, uint32(at), uint32(at + len(line)), .7})

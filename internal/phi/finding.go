@@ -1,7 +1,9 @@
 package phi
 
 import (
+	"bytes"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/phigate/phigate/internal/phi/extract"
@@ -86,23 +88,29 @@ func (r *reader) hitIDs(t *text) {
 	}
 }
 
-// write turns hits into findings.
-func (r *reader) write() {
-	d := r.doc
-	d.findings = make([]Finding, len(r.hits))
-	for i, h := range r.hits {
-		p := &r.msg.Parts[h.part]
-		about := rules[h.rule]
-		start, end := p.Source(int(h.start)), p.Source(int(h.end))
-		d.findings[i] = Finding{about.ID, about.Kind, about.Group, p.Path, start, max(start, end), float64(min(h.score, 1)), r.snippet(h)}
-	}
+// Findings returns everything found, whatever it weighs. It is made at the
+// first call: most mail is judged clean and nobody asks.
+func (d *Document) Findings() []Finding {
+	d.once.Do(func() {
+		d.findings = make([]Finding, len(d.hits))
+		for i, h := range d.hits {
+			p := &d.parts[h.part]
+			about := rules[h.rule]
+			start, end := p.Source(int(h.start)), p.Source(int(h.end))
+			d.findings[i] = Finding{about.ID, about.Kind, about.Group, p.Path, start, max(start, end), hundredths(h.score), d.snippet(h)}
+		}
+	})
+	return d.findings
 }
+
+// hundredths rounds a score for people.
+func hundredths(s float32) float64 { return math.Round(float64(min(s, 1))*100) / 100 }
 
 // snippet shows up to 24 bytes either side of a value. The value and every
 // other one nearby are masked, so are all digits, addresses and words that are
 // names.
-func (r *reader) snippet(h hit) string {
-	s := r.msg.Parts[h.part].Text
+func (d *Document) snippet(h hit) string {
+	s := d.parts[h.part].Text
 	lo, hi := max(0, int(h.start)-24), min(len(s), int(h.end)+24)
 	for lo > 0 && lo < int(h.start) && isAlnum(s[lo-1]) { // whole words only
 		lo++
@@ -120,17 +128,18 @@ func (r *reader) snippet(h hit) string {
 		}
 	}
 	mask(int(h.start), int(h.end))
-	for _, o := range r.hits {
+	for _, o := range d.hits {
 		if o.part == h.part && int(o.start) < hi && int(o.end) > lo {
 			mask(int(o.start), int(o.end))
 		}
 	}
-	r.maskWords(out)
+	d.maskWords(out)
 	return strings.ToValidUTF8(string(out), "?")
 }
 
 // maskWords masks digits, capitalised names and addresses.
-func (r *reader) maskWords(out []byte) {
+func (d *Document) maskWords(out []byte) {
+	low := make([]byte, 0, len(out))
 	for i := 0; i < len(out); {
 		if !isAlnum(out[i]) && out[i] < 0x80 {
 			if out[i] < ' ' {
@@ -139,7 +148,7 @@ func (r *reader) maskWords(out []byte) {
 			i++
 			continue
 		}
-		j, lower := i, make([]byte, 0, 24)
+		j, lower := i, low[:0]
 		num, at := false, false
 		for j < len(out) && (isAlnum(out[j]) || out[j] >= 0x80 || strings.IndexByte("@._%+", out[j]) >= 0) {
 			num = num || isDigit(out[j])
@@ -151,8 +160,8 @@ func (r *reader) maskWords(out []byte) {
 			lower = append(lower, c)
 			j++
 		}
-		lower = []byte(strings.TrimRight(string(lower), "._%+"))
-		name := class[out[i]] == classUpper && r.scanner.lx.Name(lexicon.Hash(lower))&(lexicon.FirstName|lexicon.LastName) != 0
+		lower = bytes.TrimRight(lower, "._%+")
+		name := class[out[i]] == classUpper && d.scanner.lx.Name(lexicon.Hash(lower))&(lexicon.FirstName|lexicon.LastName) != 0
 		if num || at || name || out[i] >= 0x80 {
 			for k := i; k < j; k++ {
 				out[k] = shapeOf(out[k])

@@ -30,7 +30,7 @@ type Context struct {
 type Result struct {
 	Band        policy.PHI
 	Score       float64
-	Findings    []Finding // shared between recipients: read only
+	Findings    []Finding // of low and above, see [Document.Findings]; shared between recipients
 	Relation    Relation
 	Unscannable []Unscannable
 	Scan        policy.Scan
@@ -65,13 +65,16 @@ func (d *Document) Judge(c Context) Result {
 	v := d.view(c)
 	best, score := d.score(&v, c)
 	res := Result{
-		Score: float64(score), Findings: d.findings, Unscannable: d.unscannable, Scan: d.scan(), Topic: policy.TopicGeneral,
+		Score: hundredths(score), Unscannable: d.unscannable, Scan: d.scan(), Topic: policy.TopicGeneral,
 		Subject: policy.SubjectClean, People: max(d.people, 1), Language: d.language, Negative: v.negative,
 	}
 	if score >= .1 {
 		res.Relation = best
 	}
-	res.Band = d.band(res.Score)
+	res.Band = d.band(float64(score))
+	if res.Band <= policy.PHILow {
+		res.Findings = d.Findings()
+	}
 	if res.Band <= policy.PHIMedium && d.subjectPHI {
 		res.Subject = policy.SubjectPHI
 	}
@@ -301,7 +304,7 @@ func (t triple) relation() Relation {
 	if t.tie == tieSegment {
 		health = "segment"
 	}
-	return Relation{individualNames[t.who], health, tieNames[t.tie], float64(t.score)}
+	return Relation{individualNames[t.who], health, tieNames[t.tie], hundredths(t.score)}
 }
 
 // score weighs all triples: 1 − Π(1 − s) over the independent ones that are

@@ -71,13 +71,10 @@ func (r *reader) header(t *text, at int, line string) (head []column, vague []bo
 		return nil, nil, 0, 0
 	}
 	for _, c := range []byte("\t|,;") {
-		if strings.IndexByte(line, c) < 0 {
+		if !headLike(line, c) {
 			continue
 		}
 		cells := splitRow(line, c)
-		if len(cells) < 2 {
-			continue
-		}
 		head, vague = make([]column, len(cells)), make([]bool, len(cells))
 		people, health, animals, staff := 0, 0, 0, 0
 		for i, cell := range cells {
@@ -104,11 +101,43 @@ func (r *reader) header(t *text, at int, line string) (head []column, vague []bo
 	return nil, nil, 0, 0
 }
 
+// headLike rejects prose early: the cells of a table's head are short, and one
+// of the first three is known.
+func headLike(line string, sep byte) bool {
+	known := false
+	for n := 0; n < 3; n++ {
+		end := strings.IndexByte(line, sep)
+		if end < 0 && n == 0 {
+			return false
+		}
+		cell := line
+		if end >= 0 {
+			cell = line[:end]
+		}
+		if len(cell) > 40 || strings.Count(cell, " ") > 4 {
+			return false
+		}
+		known = known || knownHead(cell)
+		if end < 0 {
+			break
+		}
+		line = line[end+1:]
+	}
+	return known
+}
+
+// knownHead looks a head up without allocating.
+func knownHead(cell string) bool {
+	var b [40]byte
+	h := appendHead(b[:0], cell)
+	return personHeads[string(h)] || healthHeads[string(h)] || staffHeads[string(h)] || len(h) > 3 && string(h[len(h)-3:]) == " id"
+}
+
 // columnOf tells what a column holds by its head.
 func (r *reader) columnOf(head string) (column, bool) {
 	h := headWords(head)
 	switch {
-	case h == "" || len(h) > 40:
+	case h == "":
 		return columnOther, false
 	case personHeads[h] && h != "id" && h != "to" && h != "first" && h != "last" || len(h) > 3 && strings.HasSuffix(h, " id"):
 		return columnPerson, false
@@ -125,7 +154,32 @@ func (r *reader) columnOf(head string) (column, bool) {
 
 // headWords brings "Patient_Name:" and "patient name" together.
 func headWords(head string) string {
-	return strings.Join(strings.FieldsFunc(strings.ToLower(head), func(c rune) bool { return strings.ContainsRune("_ .#:*", c) }), " ")
+	var b [40]byte
+	if len(head) > len(b) {
+		return ""
+	}
+	return string(appendHead(b[:0], head))
+}
+
+func appendHead(out []byte, head string) []byte {
+	gap := false
+	for i := 0; i < len(head); i++ {
+		c := head[i]
+		switch c {
+		case '_', ' ', '.', '#', ':', '*', '"', '\r':
+			gap = len(out) > 0
+			continue
+		}
+		if class[c] == classUpper {
+			c |= 0x20
+		}
+		if gap {
+			out = append(out, ' ')
+			gap = false
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // staffColumns marks the names in columns of staff as no patients.

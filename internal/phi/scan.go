@@ -63,9 +63,11 @@ func New(o Options) (*Scanner, error) {
 type Document struct {
 	scanner     *Scanner
 	facts       []fact
-	findings    []Finding
+	parts       []extract.Part
+	hits        []hit
+	once        sync.Once
+	findings    []Finding // made by Findings
 	unscannable []Unscannable
-	timeout     bool
 	formats     []string
 	rows        int
 	people      int

@@ -39,11 +39,14 @@ type site struct {
 // wait behind a campaign.
 func (s *sites) reserve() int { return s.limit.Total / 10 }
 
+// initial is the window of a site of which nothing is known.
+func (s *sites) initial() int { return min(5, s.limit.PerDestination) }
+
 func (s *sites) get(dest string) *site {
 	name := s.of(dest)
 	v := s.known[name]
 	if v == nil {
-		v = &site{name: name, window: s.limit.PerDestination}
+		v = &site{name: name, window: s.initial()}
 		s.known[name] = v
 	}
 	return v
@@ -51,7 +54,7 @@ func (s *sites) get(dest string) *site {
 
 // forget drops a site about which there is nothing to say.
 func (s *sites) forget(v *site) {
-	if v.open == 0 && v.window >= s.limit.PerDestination && v.troubles == 0 {
+	if v.open == 0 && v.window >= s.initial() && v.troubles == 0 {
 		delete(s.known, v.name)
 	}
 }
@@ -141,7 +144,7 @@ func (s *sites) down(v *site, now time.Time) {
 // clear forgets the troubles of a destination, because an operator says so.
 func (s *sites) clear(dest string) {
 	if v := s.known[s.of(dest)]; v != nil {
-		v.until, v.troubles, v.window = time.Time{}, 0, s.limit.PerDestination
+		v.until, v.troubles, v.window = time.Time{}, 0, s.initial()
 		s.forget(v)
 	}
 }

@@ -1,6 +1,7 @@
 package tlscheck
 
 import (
+	"crypto/fips140"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -36,6 +37,12 @@ func TestExplain(t *testing.T) {
 				tc.set(b, m)
 			}
 			x, err := b.checker().Explain(t.Context(), "a.test")
+			if fips140.Enabled() {
+				tc.strength = strings.Replace(tc.strength, "sp800-52r2", "fips", 1)
+				if name == "weak TLS" { // does not get through a handshake
+					tc.assurance = "none"
+				}
+			}
 			if x.Assurance != tc.assurance || x.Strength != tc.strength {
 				t.Errorf("%s/%s, want %s/%s (%v)", x.Assurance, x.Strength, tc.assurance, tc.strength, err)
 			}

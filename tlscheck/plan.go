@@ -2,6 +2,7 @@ package tlscheck
 
 import (
 	"context"
+	"crypto/fips140"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -110,6 +111,8 @@ func (m *MXPlan) unfit(f policy.Floor) *Failure {
 	switch {
 	case m.Skip != nil:
 		return m.Skip
+	case f.Strength == policy.StrengthFIPS && !fips140.Enabled():
+		return &Failure{Class: PolicyFail, Reason: "the floor asks for FIPS 140, and this gateway does not run in that mode"}
 	case m.Assurance >= f.Assurance:
 		return nil
 	case m.unclear:

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
@@ -278,6 +279,19 @@ func TestCancelledDialEndsAtOnce(t *testing.T) {
 	wantClass(t, <-got, Transport)
 }
 
+// inMode is what a strength comes to in FIPS mode: the approved ones count for
+// more, the others do not get through a handshake, except that nobody but us
+// minds the key of the certificate.
+func inMode(s policy.Strength, key bool) policy.Strength {
+	switch {
+	case !fips140.Enabled() || key && s < policy.StrengthSP80052r2:
+		return s
+	case s == policy.StrengthSP80052r2:
+		return policy.StrengthFIPS
+	}
+	return policy.StrengthUnknown
+}
+
 func tls12(suite uint16) func(*tls.Config) {
 	return func(c *tls.Config) { c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{suite} }
 }
@@ -304,7 +318,7 @@ func TestR49toR51_StrengthOfTheLiveConnection(t *testing.T) {
 	for name, tc := range map[string]struct {
 		leaf   leaf
 		config func(*tls.Config)
-		want   policy.Strength
+		want   policy.Strength // of a gateway outside FIPS mode
 	}{
 		"Go default":     {leaf{}, nil, policy.StrengthSP80052r2},
 		"P-384":          {leaf{}, only(tls.CurveP384), policy.StrengthSP80052r2},
@@ -329,6 +343,7 @@ func TestR49toR51_StrengthOfTheLiveConnection(t *testing.T) {
 			tc.leaf.names = []string{"mx.a.test"}
 			b.mx("mx.a.test", peer{cert: b.ca.issue(t, tc.leaf), config: tc.config})
 			c := b.checker()
+			tc.want = inMode(tc.want, tc.leaf.key != nil)
 			for s := policy.StrengthWeak; s <= policy.StrengthSP80052r2; s++ {
 				e, err := send(t, c, "a.test", policy.Floor{Assurance: policy.AssuranceEncrypted, Strength: s})
 				if s > tc.want {
@@ -370,6 +385,21 @@ func TestR53_NoResumption(t *testing.T) {
 	}
 	if len(m.names()) != 2 {
 		t.Errorf("%d full handshakes, want 2", len(m.names()))
+	}
+}
+
+func TestZeroFloorIsTheStrictest(t *testing.T) {
+	b, m := one(t, peer{})
+	b.dns.sign("a.test")
+	b.tlsa("mx.a.test", usageEE, m.cert.Leaf)
+	e, err := send(t, b.checker(), "a.test", policy.Floor{})
+	if fips140.Enabled() {
+		wantAssurance(t, e, err, policy.AssuranceDANE)
+		return
+	}
+	wantClass(t, err, PolicyFail)
+	if !strings.Contains(err.Error(), "FIPS") || m.said() != "" {
+		t.Errorf("%v", err)
 	}
 }
 

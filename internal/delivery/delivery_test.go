@@ -146,6 +146,8 @@ func TestFailureClasses(t *testing.T) {
 		"MAIL 4xx":                   {script{replies: map[string]string{"MAIL": "451 later"}}, "", "transport", true},
 		"MAIL 5xx":                   {script{replies: map[string]string{"MAIL": "550 5.7.1 no"}}, "", "permanent", true},
 		"MAIL 421":                   {script{replies: map[string]string{"MAIL": "421 bye"}}, "", "transport", false},
+		"MAIL nonsense":              {script{replies: map[string]string{"MAIL": "x pat@a.test"}}, "", "transport", false},
+		"MAIL 354":                   {script{replies: map[string]string{"MAIL": "354 pat@a.test"}}, "", "transport", false},
 		"MAIL dropped":               {script{drop: "MAIL"}, "", "transport", false},
 		"RCPT dropped":               {script{drop: "RCPT"}, "", "transport", false},
 		"RCPT 421":                   {script{replies: map[string]string{"RCPT": "421 bye"}}, "", "transport", false},

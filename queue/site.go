@@ -25,14 +25,15 @@ type sites struct {
 // each success and shrinks when the provider pushes back (RFC 5321 §4.5.4.1
 // leaves the strategy to us; Postfix's concurrency feedback is the model).
 type site struct {
-	name     string
-	open     int        // sessions
-	leasing  int        // of them not yet told whether there is mail
-	idle     []*session // of them waiting for more mail
-	window   int        // sessions allowed
-	until    time.Time  // left alone before
-	troubles int        // times in a row that it could not be reached
-	trouble  time.Time  // the last time it could not be reached, or pushed back
+	name      string
+	open      int        // sessions
+	leasing   int        // of them not yet told whether there is mail
+	idle      []*session // of them waiting for more mail
+	window    int        // sessions allowed
+	until     time.Time  // left alone before
+	troubles  int        // times in a row that it could not be reached
+	successes int        // since the window last changed
+	trouble   time.Time  // the last time it could not be reached, or pushed back
 }
 
 // reserve is how many workers only prompt mail may take: a pickup code must not
@@ -112,10 +113,14 @@ func (s *sites) chance(d store.DestDue, now time.Time) chance {
 	return start
 }
 
-// success opens the window by one.
+// success opens the window by one; once the site had trouble, only when as many
+// succeeded as the window holds.
 func (s *sites) success(v *site) {
 	v.troubles, v.until = 0, time.Time{}
-	v.window = min(v.window+1, s.limit.PerDestination)
+	v.successes++
+	if v.trouble.IsZero() || v.successes >= v.window {
+		v.window, v.successes = min(v.window+1, s.limit.PerDestination), 0
+	}
 }
 
 // pushedBack halves the window; a site that pushes back against a single session
@@ -125,7 +130,7 @@ func (s *sites) pushedBack(v *site, now time.Time) {
 		s.down(v, now)
 		return
 	}
-	v.trouble = now
+	v.trouble, v.successes = now, 0
 	v.window = max(1, min(v.window, v.open)/2)
 }
 
@@ -137,7 +142,7 @@ func (s *sites) down(v *site, now time.Time) {
 	}
 	wait := min(s.retry.First<<min(v.troubles, 16), s.retry.Max)
 	v.troubles++
-	v.trouble, v.window = now, 1
+	v.trouble, v.window, v.successes = now, 1, 0
 	v.until = now.Add(time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64())))
 }
 

@@ -1,6 +1,7 @@
 package phi
 
 import (
+	"net/netip"
 	"sort"
 	"strings"
 
@@ -31,7 +32,8 @@ func (r *reader) number(t *text, i int) {
 	switch {
 	case n == 3 && grouped(rest, "- .", 3, 2, 4) > 0 && validSSN(bare(rest[:11])):
 		r.add(t, ident{rule: ruleSSN, start: k.start, end: k.start + 11, score: .85})
-	case r.phone(t, at), r.card(t, at, n), r.ip(t, i, at):
+	case r.phone(t, at), r.card(t, at, n), r.ip(t, i, at), r.ipv6(t, at):
+	case n <= 2 && r.dayMonth(t, i, at):
 	case n == 5 || n == 4:
 		if d := ndcDashed(rest); d > 0 {
 			r.code(t, ident{rule: ruleNDC, start: k.start, end: k.start + uint32(d), score: .8})
@@ -57,7 +59,14 @@ func (r *reader) mixedToken(t *text, i int) {
 	k := &t.tokens[i]
 	s := t.src[k.start:]
 	w := t.word8(i)
+	if k.shape&digits != 0 {
+		if n := writtenDate(s); n > 0 {
+			r.date(t, i, int(k.start), n)
+			return
+		}
+	}
 	switch {
+	case r.ipv6(t, int(k.start)):
 	case len(w) == 11 && validMBI(w), len(w) == 4 && len(s) >= 13 && s[4] == '-' && s[8] == '-' && validMBI(s[:4]+s[5:8]+s[9:13]) && (len(s) == 13 || !isAlnum(s[13])):
 		n := uint32(11)
 		if len(w) == 4 {
@@ -189,6 +198,49 @@ func ampm(s string) bool {
 	return len(s) >= 2 && (s[0]|0x20 == 'a' || s[0]|0x20 == 'p') && (s[1]|0x20 == 'm' || s[1] == '.') && (len(s) == 2 || !isAlnum(s[2]) || s[1] == '.')
 }
 
+// dayMonth takes "08/22" as a date where a word of care stands beside it.
+func (r *reader) dayMonth(t *text, i, at int) bool {
+	s := t.src[at:]
+	n := run(s, isDigit)
+	if n >= len(s) || s[n] != '/' {
+		return false
+	}
+	m := run(s[n+1:], isDigit)
+	if m < 1 || m > 2 || n+1+m < len(s) && (s[n+1+m] == '/' || isAlnum(s[n+1+m])) {
+		return false
+	}
+	month, day := atoi(s[:n]), atoi(s[n+1:n+1+m])
+	if month < 1 || month > 12 || day < 1 || day > 31 || !r.serviceNear(t, i) {
+		return false
+	}
+	t.sentences[t.tokens[i].sentence].day = true
+	r.add(t, ident{rule: ruleDateService, start: uint32(at), end: uint32(at + n + 1 + m), score: .5})
+	return true
+}
+
+func atoi(s string) (n int) {
+	for i := 0; i < len(s); i++ {
+		n = n*10 + int(s[i]-'0')
+	}
+	return n
+}
+
+func (r *reader) ipv6(t *text, at int) bool {
+	s := t.src[at:]
+	n := run(s[:min(len(s), 45)], func(c byte) bool { return unhexDigit(c) || c == ':' })
+	if n < 15 || strings.Count(s[:n], ":") < 5 {
+		return false
+	}
+	a, err := netip.ParseAddr(strings.TrimRight(s[:n], ":"))
+	if err != nil || !a.IsGlobalUnicast() {
+		return false
+	}
+	r.add(t, ident{rule: ruleIP, start: uint32(at), end: uint32(at + n), score: .4})
+	return true
+}
+
+func unhexDigit(c byte) bool { return isDigit(c) || c|0x20 >= 'a' && c|0x20 <= 'f' }
+
 func (r *reader) phone(t *text, at int) bool {
 	start := at
 	if at > 0 && t.src[at-1] == '(' {
@@ -265,6 +317,10 @@ func (r *reader) ip(t *text, i, at int) bool {
 		return false
 	}
 	private := b[0] == 10 || b[0] == 127 || b[0] == 0 || b[0] == 192 && b[1] == 168 || b[0] == 172 && b[1]&0xf0 == 16 || b[0] == 169 && b[1] == 254
+	if i > 0 && private && b[0] != 127 && b[0] != 0 {
+		w := strings.ToLower(t.word8(i - 1))
+		private = w != "address" && w != "ip" // said to be somebody's
+	}
 	if i > 0 {
 		switch strings.ToLower(t.word8(i - 1)) {
 		case "v", "version", "ver", "build", "release", "section":
@@ -353,6 +409,25 @@ func (r *reader) place(t *text, i int) {
 	}
 }
 
+// facility takes "at Boston General Hospital", "seen at our Chicago clinic": a
+// capitalised name that ends in a word for a facility, behind at, to, from, in.
+func (r *reader) facility(t *text, i int) {
+	if i == 0 || t.cues[i-1]&lexicon.Stop == 0 && t.word8(i-1) != "our" && t.word8(i-1) != "the" {
+		return
+	}
+	last := int(t.sentences[t.tokens[i].sentence].last)
+	for j := i; j < last && j < i+6; j++ {
+		k := &t.tokens[j]
+		if j > i && t.cues[j]&lexicon.Facility != 0 {
+			r.add(t, ident{rule: ruleFacility, start: t.tokens[i].start, end: k.end, score: .35})
+			return
+		}
+		if k.shape&title == 0 && t.word8(j) != "of" && t.word8(j) != "and" || j > i && len(t.between(j-1, j)) > 3 {
+			return
+		}
+	}
+}
+
 // longLabel reports that the place label before at says where somebody lives,
 // not merely "in" or "at".
 func longLabel(t *text, at int) bool {
@@ -395,6 +470,7 @@ func (r *reader) email(t *text, i int) {
 // Mr. Last. A title such as Dr or RN beside it makes a provider.
 func (r *reader) name(t *text, i int) {
 	r.place(t, i)
+	r.facility(t, i)
 	k := &t.tokens[i]
 	if t.cues[i]&lexicon.TitlePerson != 0 && i+1 < len(t.tokens) && t.tokens[i+1].shape&title != 0 && gapOne(t.between(i, i+1)) {
 		if n := r.lexName(t, i+1); n&lexicon.LastName != 0 || t.tokens[i+1].end-t.tokens[i+1].start > 2 {

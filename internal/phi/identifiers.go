@@ -106,7 +106,8 @@ var byLabel = [...]struct {
 	{lexicon.LabelSSN, ruleSSNLabelled, ssnValue, .85, false},
 	{lexicon.LabelITIN, ruleITIN, itinValue, .85, false},
 	{lexicon.LabelRouting, ruleRouting, abaValue, .85, false},
-	{lexicon.LabelFax, ruleFax, phoneValue, .6, false},
+	{lexicon.LabelFax, ruleFax, labelledPhone, .6, false},
+	{lexicon.LabelPhone, rulePhone, labelledPhone, .45, false},
 	{lexicon.LabelDEA, ruleDEA, deaValue, .8, false},
 	{lexicon.LabelNPI, ruleNPI, npiValue, .8, false},
 	{lexicon.LabelCLIA, ruleCLIA, cliaValue, .8, false},
@@ -441,6 +442,24 @@ func phoneValue(s string) int {
 		return 0
 	}
 	return i + 4
+}
+
+// labelledPhone is any number behind a telephone label: seven to fifteen digits
+// in groups (ITU-T E.164 allows fifteen). Toll-free numbers belong to firms.
+func labelledPhone(s string) int {
+	n := run(s, func(c byte) bool { return isDigit(c) || strings.IndexByte(" -.()+/", c) >= 0 })
+	for n > 0 && !isDigit(s[n-1]) {
+		n--
+	}
+	d := bare(s[:n])
+	if len(d) < 7 || len(d) > 15 || n < len(s) && isAlnum(s[n]) || dateValue(s) > 0 {
+		return 0
+	}
+	d = strings.TrimPrefix(d, "1")
+	if len(d) == 10 && d[0] == '8' && d[1] == d[2] {
+		return 0
+	}
+	return n
 }
 
 // dateValue is a full date: numbers, or with the name of a month.

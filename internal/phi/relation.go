@@ -427,11 +427,14 @@ func (r *reader) namedFact(t *text, x *ident) {
 	f := fact{who: namedPerson, i: .75, tie: tieThird, soft: true}
 	switch x.rule {
 	case ruleNameDictionary:
-	case ruleDateService, ruleAge90, ruleGeoPlace, ruleGeoZIP:
+	case ruleDateService, ruleAge90, ruleGeoPlace, ruleGeoZIP, ruleFacility:
 		if t.sentences[x.sentence].cues&(lexicon.You|lexicon.Your) != 0 {
 			return // the reader's own day
 		}
 		f.i = .7
+		if x.rule == ruleFacility {
+			f.i = .6 // a place of care alone tells of many
+		}
 	default:
 		if x.score < .6 {
 			f.i = .65

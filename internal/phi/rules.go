@@ -29,6 +29,7 @@ const (
 	ruleAddressStreet
 	ruleGeoPlace
 	ruleGeoZIP
+	ruleFacility
 	ruleDOB
 	ruleDateService
 	ruleDate
@@ -86,6 +87,7 @@ var rules = [ruleCount]Rule{
 	ruleAddressStreet:   {"address-street", "ADDRESS", Identifier, "House number, street words and a street suffix."},
 	ruleGeoPlace:        {"geo-place", "ADDRESS", Identifier, "A town with its state."},
 	ruleGeoZIP:          {"geo-zip5", "ADDRESS", Identifier, "A state and a ZIP code, or a labelled ZIP code."},
+	ruleFacility:        {"facility", "ADDRESS", Identifier, "A named hospital or clinic where somebody is said to have been."},
 	ruleDOB:             {"dob-labelled", "DATE", Identifier, "A date behind a label such as DOB or born on."},
 	ruleDateService:     {"date-service", "DATE", Identifier, "A date beside a word of care: visit, admission, surgery, fill."},
 	ruleDate:            {"date", "DATE", Identifier, "A full date; weak by itself."},

@@ -111,6 +111,7 @@ const (
 	English
 	Meet
 	Job
+	Facility
 )
 
 var cueNames = map[string]Cue{
@@ -121,7 +122,7 @@ var cueNames = map[string]Cue{
 	"title provider": TitleProvider, "title person": TitlePerson, "sender health": SenderHealth,
 	"list patient": ListPatient, "list open": ListOpen,
 	"cue stop": Stop, "cue offer": Offer, "cue month": Month, "cue weekday": Weekday, "cue unit": Unit, "cue greeting": Greeting,
-	"cue street": Street, "cue state": State, "cue english": English, "cue meet": Meet, "cue job": Job,
+	"cue street": Street, "cue state": State, "cue english": English, "cue meet": Meet, "cue job": Job, "cue facility": Facility,
 }
 
 // Label says which identifier a word announces.

@@ -12,6 +12,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/phigate/phigate/internal/store"
 )
@@ -34,7 +35,7 @@ type Report struct {
 	Warnings []Problem `json:"warnings"` // missing legal elements
 }
 
-// Import reads a CSV file of a kind. All rows go in, in one transaction with
+// Import reads a CSV file of a kind, or FHIR R4 consents. All rows go in, in one transaction with
 // their audit leaves, or none; with Partial the good ones go in. Rows that are
 // already there change nothing. The error is nil, ErrBadRows, ErrUnreadable or
 // ErrStore; the report holds in every case what is known. file is the name that
@@ -44,13 +45,15 @@ func (r *Registry) Import(ctx context.Context, what Kind, file string, src io.Re
 	if err != nil {
 		return Report{File: file}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
-	switch what {
-	case Consents:
-		return importBook(ctx, r, &consents, file, data, o)
-	case Partners:
-		return importBook(ctx, r, &partners, file, data, o)
-	case Suppressions:
-		return importBook(ctx, r, &suppressions, file, data, o)
+	switch {
+	case what == Consents && isJSON(data):
+		return importBook(ctx, r, &consents, parseFHIR, file, data, o)
+	case what == Consents:
+		return importBook(ctx, r, &consents, consents.parse, file, data, o)
+	case what == Partners:
+		return importBook(ctx, r, &partners, partners.parse, file, data, o)
+	case what == Suppressions:
+		return importBook(ctx, r, &suppressions, suppressions.parse, file, data, o)
 	}
 	return Report{File: file}, fmt.Errorf("%w: no such kind of rows", ErrUnreadable)
 }
@@ -74,7 +77,10 @@ func (r *Registry) Add(ctx context.Context, what Kind, cells map[string]string, 
 	return r.Import(ctx, what, "arguments", &file, o)
 }
 
-func importBook[T any](ctx context.Context, r *Registry, b *book[T], file string, data []byte, o ImportOptions) (Report, error) {
+// parser hands over the rows of a file, as book.parse does.
+type parser[T any] func(file string, data []byte, now time.Time, take func(line int, row *T, faults []fault) error) ([]Problem, error)
+
+func importBook[T any](ctx context.Context, r *Registry, b *book[T], parse parser[T], file string, data []byte, o ImportOptions) (Report, error) {
 	sum := sha256.Sum256(data)
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -82,7 +88,7 @@ func importBook[T any](ctx context.Context, r *Registry, b *book[T], file string
 	p.file = hex.EncodeToString(sum[:])
 	empty := Report{File: file, SHA256: p.file, Problems: []Problem{}, Warnings: []Problem{}} // no null in its JSON
 	i := importer[T]{planned: p, b: b, report: empty, seen: map[fingerprint]place{}}
-	problems, err := b.parse(file, data, p.now, func(line int, row *T, faults []fault) error { return i.take(ctx, line, row, faults) })
+	problems, err := parse(file, data, p.now, func(line int, row *T, faults []fault) error { return i.take(ctx, line, row, faults) })
 	if errors.Is(err, ErrUnreadable) {
 		empty.Problems = problems
 		return empty, err

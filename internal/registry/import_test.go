@@ -240,6 +240,7 @@ func TestExportPartnersAndSuppressions(t *testing.T) {
 // comes out as a file that changes nothing.
 func FuzzImport(f *testing.F) {
 	f.Add([]byte(rows("", "signer==x")))
+	f.Add([]byte(fhirBundle))
 	f.Add([]byte(partnerHeader + "acme,covered_entity,,,,,,,ip:192.0.2.0/24;x,c,i,\n"))
 	f.Add([]byte("\ufeffaddress,reason,source,at\n\"ana@mail.example\",opt_out,'=x,2026-06-01\n"))
 	f.Fuzz(func(t *testing.T, file []byte) {

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/emersion/go-smtp"
 
+	"github.com/phigate/phigate/internal/audit"
 	"github.com/phigate/phigate/internal/mail"
 	"github.com/phigate/phigate/internal/registry"
 	"github.com/phigate/phigate/internal/store"
@@ -54,14 +56,13 @@ func codeReply(code policy.Code, id store.ID) Reply {
 func (g *Gateway) Accept(ctx context.Context, s Submission) Reply {
 	id := g.ids.New(g.clock())
 	msg, err := mail.Parse(s.Data)
-	if err != nil {
-		return g.malformed(id, err)
-	}
-	if !mayWriteAs(s.Sender, msg) {
-		return codeReply("HG-R803", id)
-	}
-	if len(msg.Values("Received")) > maxHops {
-		return Reply{554, "5.4.6", "Too many hops, looping", id} // RFC 5321 §6.3
+	switch {
+	case err != nil:
+		return g.turnDown(ctx, s, malformed(err, id), "")
+	case !mayWriteAs(s.Sender, msg):
+		return g.turnDown(ctx, s, codeReply("HG-R803", id), "HG-R803")
+	case len(msg.Values("Received")) > maxHops: // RFC 5321 §6.3
+		return g.turnDown(ctx, s, Reply{554, "5.4.6", "Too many hops, looping", id}, "")
 	}
 	r := g.read(ctx, s.Sender, msg)
 	decisions := g.decide(ctx, r, s.recipients)
@@ -102,8 +103,31 @@ func (g *Gateway) storeFailed(id store.ID, err error) Reply {
 	return codeReply("HG-S901", id)
 }
 
-func (g *Gateway) malformed(id store.ID, err error) Reply {
-	g.log.Info("malformed message refused", "id", id, "err", err)
+// turnDown refuses a message about which nothing was decided, on record: the id
+// of every reply is in the log.
+func (g *Gateway) turnDown(ctx context.Context, s Submission, r Reply, code policy.Code) Reply {
+	g.log.Info("message turned down", "id", r.ID, "reply", r.Status, "status", r.Enhanced, "code", code)
+	e := audit.Event{Time: g.clock(), ID: r.ID, Kind: audit.Rejected, Code: code, Policy: g.rules().Hash(), Sender: s.Sender.Name,
+		Partner: s.Sender.Partner, Return: s.From, Codes: map[string]string{"reply": strconv.Itoa(r.Status), "status": r.Enhanced},
+		Evidence: map[string]string{"client": s.Client.String()}}
+	if r.Status/100 == 4 {
+		e.Kind = audit.Deferred
+	}
+	leaves := []store.Leaf{}
+	for _, rc := range s.recipients {
+		e.Recipient = rc.address
+		leaves = append(leaves, g.audit.Leaf(e))
+	}
+	if len(leaves) == 0 { // at MAIL FROM
+		leaves = append(leaves, g.audit.Leaf(e))
+	}
+	if err := g.store.Apply(ctx, store.Effects{Leaves: leaves}); err != nil {
+		return g.storeFailed(r.ID, err)
+	}
+	return r
+}
+
+func malformed(err error, id store.ID) Reply {
 	switch {
 	case errors.Is(err, mail.ErrHeaderTooLarge):
 		return Reply{552, "5.3.4", "Message header exceeds the size limit", id}

@@ -15,7 +15,7 @@ import (
 // newPortal is the pickup site with the gateway's own hands.
 func (g *Gateway) newPortal() (*portal.Portal, error) {
 	return portal.New(portal.Options{
-		Store: g.store, URL: g.cfg.Portal.URL, Leaf: g.pickupLeaf, CodeMail: g.codeMail,
+		Store: g.store, URL: g.cfg.Portal.URL, Leaf: g.pickupLeaf, CodeMail: g.codeMail, Queued: g.queue.Kick, Proved: g.proved,
 		Practice: func() portal.Practice {
 			org := g.rules().Organization()
 			return portal.Practice{Name: org.Name, Phone: g.cfg.Portal.Phone, Postal: org.PostalAddress}
@@ -31,7 +31,7 @@ const pickupPrefix = "pickup-"
 // carries its link. The link's secret is nowhere but in the notice.
 func (g *Gateway) newPickup(m store.Message, f policy.Facts, to policy.Address, code policy.Code, now time.Time) (store.NewPickup, draft, error) {
 	offer, link := g.portal.Offer(store.Pickup{
-		ID: g.ids.New(now), Message: m.ID, Recipient: to.Clear(), Sender: m.Sender, Created: now, Code: code, Facts: f,
+		ID: g.ids.New(now), Message: m.ID, Recipient: to.Clear(), Sender: m.Sender, Return: m.Return, Created: now, Code: code, Facts: f,
 		Expires: now.Add(time.Duration(g.cfg.Portal.Expiry)),
 	}, "", m.Language)
 	notice, err := g.letter(to, pickupPrefix+string(offer.Pickup.ID), code, now, func(e mail.Envelope) ([]byte, error) {
@@ -43,7 +43,7 @@ func (g *Gateway) newPickup(m store.Message, f policy.Facts, to policy.Address, 
 
 // codeMail is the mail with a pickup code; the portal queues it.
 func (g *Gateway) codeMail(ctx context.Context, p store.Pickup, code, language string) (store.NewMessage, error) {
-	d, err := g.letter(policy.Address(p.Recipient), pickupPrefix+string(p.ID), p.Code, g.clock(), func(e mail.Envelope) ([]byte, error) {
+	d, err := g.letter(policy.Address(p.Recipient), "", p.Code, g.clock(), func(e mail.Envelope) ([]byte, error) {
 		return mail.PickupCode{Envelope: e, Language: language, Practice: e.FromName, Phone: g.cfg.Portal.Phone,
 			Code: code, Valid: portal.CodeFor}.Bytes()
 	})
@@ -54,8 +54,17 @@ func (g *Gateway) codeMail(ctx context.Context, p store.Pickup, code, language s
 	if err != nil {
 		return store.NewMessage{}, err
 	}
-	defer g.queue.Kick()
 	return signed[0], nil
+}
+
+// proved is the record that an address is in use: its holder has read a message.
+func (g *Gateway) proved(p store.Pickup) []store.Record {
+	r, err := g.registry.Confirmed(policy.Address(p.Recipient))
+	if err != nil {
+		g.log.Error("address not confirmed", "pickup", p.ID, "err", err)
+		return nil
+	}
+	return []store.Record{r}
 }
 
 // pickupLeaf is the leaf of a step on the portal. It carries the id of the

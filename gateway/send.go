@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/phigate/phigate/internal/audit"
 	"github.com/phigate/phigate/internal/delivery"
 	"github.com/phigate/phigate/internal/mail"
+	"github.com/phigate/phigate/internal/registry"
 	"github.com/phigate/phigate/internal/store"
 	"github.com/phigate/phigate/policy"
 	"github.com/phigate/phigate/queue"
@@ -100,6 +103,9 @@ func (g *Gateway) failed(ctx context.Context, e store.Envelope, reply delivery.R
 	out := g.later(e, class.String(), errors.New(why))
 	out.LastReply = said(reply)
 	out.Down = err != nil && evidence.Version == "" // nobody there to talk to
+	if !e.Within.IsZero() && e.Due.After(e.Within) {
+		out.Due = e.Within // the lease's next try would come too late for the floor's deadline
+	}
 	return out
 }
 
@@ -181,22 +187,73 @@ func (g *Gateway) later(e store.Envelope, what string, err error) queue.Outcome 
 }
 
 // bounce gives an envelope up and tells its sender, without a word of the mail.
+// A notice that bounces is a pickup nobody will come for: whoever sent the
+// message is told in its place. A recipient that does not exist is suppressed.
 func (g *Gateway) bounce(e store.Envelope, code policy.Code, enhanced, reply string, evidence tlscheck.Evidence, why string) queue.Outcome {
 	g.metrics.outcomes.WithLabelValues("bounced").Inc()
 	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, Code: code, LastReply: reply}}
+	m, err := g.original(e)
+	if err != nil {
+		g.log.Error("pickup of a bounced notice not found", "envelope", e.ID, "err", err)
+	}
+	e.Message = m
 	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Bounced, e, code, evidence, why)}
+	if badRecipient(enhanced) {
+		g.suppress(&out.Effects, e)
+	}
 	if e.Notify == "NEVER" {
 		return out
 	}
-	drafts, err := g.dsn(e.Message, []mail.Status{{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Failed,
-		Enhanced: enhanced, Code: code, Reply: reply, RemoteMTA: evidence.MX}}, g.clock())
-	if err == nil {
-		out.Effects.Messages, err = g.sign(context.Background(), drafts)
-	}
+	err = g.addDSN(&out.Effects, m, mail.Status{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Failed,
+		Enhanced: enhanced, Code: code, Reply: reply, RemoteMTA: evidence.MX})
 	if err != nil {
 		g.log.Error("DSN not made", "envelope", e.ID, "err", err)
 	}
 	return out
+}
+
+// original is the message a bounce is about: that of the pickup for a notice.
+func (g *Gateway) original(e store.Envelope) (store.Message, error) {
+	id, notice := strings.CutPrefix(e.Message.EnvID, pickupPrefix)
+	if !notice || e.Message.Sender != "" {
+		return e.Message, nil
+	}
+	p, err := g.store.Pickup(context.Background(), store.ID(id))
+	if err != nil {
+		return e.Message, err
+	}
+	return store.Message{ID: p.Message, Sender: p.Sender, Return: p.Return, Accepted: p.Created}, nil
+}
+
+func (g *Gateway) addDSN(fx *store.Effects, m store.Message, about mail.Status) error {
+	drafts, err := g.dsn(m, []mail.Status{about}, g.clock())
+	if err != nil {
+		return err
+	}
+	messages, err := g.sign(context.Background(), drafts)
+	fx.Messages = append(fx.Messages, messages...)
+	return err
+}
+
+// badRecipient reports whether a status says that the mailbox does not exist
+// (RFC 3463 §3.2, RFC 7505), as against a full one or a poor opinion of us.
+func badRecipient(enhanced string) bool {
+	return slices.Contains([]string{"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"}, enhanced)
+}
+
+// suppressFor is how long an address that failed for good is not tried again.
+const suppressFor = 90 * 24 * time.Hour
+
+func (g *Gateway) suppress(fx *store.Effects, e store.Envelope) {
+	now := g.clock()
+	more, err := g.registry.Suppressed(registry.Suppression{Address: policy.Address(e.Recipient), Reason: registry.HardBounce,
+		Source: "delivery", At: now, ExpiresAt: now.Add(suppressFor)}, "")
+	if err != nil {
+		g.log.Error("address not suppressed", "envelope", e.ID, "err", err)
+		return
+	}
+	fx.Records = append(fx.Records, more.Records...)
+	fx.Leaves = append(fx.Leaves, more.Leaves...)
 }
 
 // expired ends an envelope whose time ran out: a queued one takes its Else, a

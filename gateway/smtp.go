@@ -187,7 +187,9 @@ func (s *session) Mail(from string, o *smtp.MailOptions) error {
 	}
 	s.welcome()
 	if from != "" && !sub.Sender.MayUse(sub.From) {
-		return s.refuse("HG-R803")
+		ctx, cancel := s.g.requestContext()
+		defer cancel()
+		return s.g.turnDown(ctx, sub, codeReply("HG-R803", s.g.ids.New(s.g.clock())), "HG-R803").smtp()
 	}
 	s.from = &sub
 	return nil
@@ -298,15 +300,15 @@ func (s *session) Data(r io.Reader) (err error) {
 	defer s.socket().work(false)
 	body := &bodyReader{s: s, r: r, end: time.Now().Add(4 * time.Duration(s.g.cfg.Limits.Timeout))}
 	defer body.done()
-	data, err := body.readAll()
-	if err != nil {
-		return s.bodyError(err)
-	}
 	sub := *s.from
-	sub.Data = data
 	sub.recipients = s.known
+	data, err := body.readAll()
 	ctx, cancel := s.g.requestContext()
 	defer cancel()
+	if err != nil {
+		return s.bodyError(ctx, sub, err)
+	}
+	sub.Data = data
 	reply := s.g.Accept(ctx, sub)
 	s.g.metrics.accept.Observe(s.g.clock().Sub(started).Seconds())
 	return reply.smtp()
@@ -318,17 +320,20 @@ var (
 	errNoMemory = errors.New("no memory for the message now")
 )
 
-// bodyError is the reply to a body that could not be read. After one the rest
-// of the stream cannot be told from commands, so the connection ends, with the
-// reply written by hand, as go-smtp would first wait for the end of the body.
-func (s *session) bodyError(err error) error {
+// bodyError is the reply to a body that could not be read. After a bare line end
+// or a broken read the rest of the stream cannot be told from commands, so the
+// connection ends; the reply is written by hand, as go-smtp would first wait for
+// the end of the body.
+func (s *session) bodyError(ctx context.Context, sub Submission, err error) error {
+	id := s.g.ids.New(s.g.clock())
 	switch {
 	case errors.Is(err, errTooLarge):
-		return &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: "Message exceeds the size limit"}
+		return s.g.turnDown(ctx, sub, Reply{552, "5.3.4", "Message exceeds the size limit", id}, "").smtp()
 	case errors.Is(err, errNoMemory):
-		return &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "No memory for the message now, try again later"}
+		return s.g.turnDown(ctx, sub, Reply{452, "4.3.1", "No memory for the message now, try again later", id}, "").smtp()
 	case errors.Is(err, mail.ErrBareLine):
-		s.say(550, "5.6.11", "Bare CR or LF in the message; lines must end in CRLF")
+		e := s.g.turnDown(ctx, sub, malformed(err, id), "").smtp()
+		s.say(e.Code, "5.6.11", e.Message)
 	}
 	s.conn.Close()
 	return &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 4, 2}, Message: "Message broke off"}

@@ -84,10 +84,11 @@ const (
 // Options is all a Portal needs; those without a remark are required.
 type Options struct {
 	Store    Store
-	URL      string                          // portal.url: https, or http on a loopback address; links are made of it, never of Host
-	Practice func() Practice                 // read at each page, so that a reload shows
-	Leaf     func(Event) store.Leaf          // committed in the transaction of its event
-	View     func([]byte) (mail.View, error) // nil: mail.Parse and its View
+	URL      string                            // portal.url: https, or http on a loopback address; links are made of it, never of Host
+	Practice func() Practice                   // read at each page, so that a reload shows
+	Leaf     func(Event) store.Leaf            // committed in the transaction of its event
+	Proved   func(store.Pickup) []store.Record // nil: none; committed when a message is first read: its address works
+	View     func([]byte) (mail.View, error)   // nil: mail.Parse and its View
 
 	// CodeMail composes the mail that carries a code. The portal queues it; it
 	// is never sent while the visitor waits, so that no time tells anything.

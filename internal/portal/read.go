@@ -63,7 +63,11 @@ func (p *Portal) release(ctx context.Context, v visit) error {
 		if slices.Index(way, e.State) >= slices.Index(way, store.Released) {
 			return store.Effects{}, errUnchanged
 		}
-		return store.Effects{Leaves: []store.Leaf{p.advance(e, Event{State: store.Released})}}, nil
+		fx := store.Effects{Leaves: []store.Leaf{p.advance(e, Event{State: store.Released})}}
+		if p.o.Proved != nil {
+			fx.Records = p.o.Proved(e.Pickup)
+		}
+		return fx, nil
 	})
 }
 

@@ -128,6 +128,7 @@ type Pickup struct {
 	Message   ID
 	Recipient string
 	Sender    string // sender's name in policy.yaml
+	Return    string // envelope sender of the message, to be told if the notice bounces
 	Created   time.Time
 	Expires   time.Time
 	State     PickupState

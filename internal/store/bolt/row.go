@@ -2,7 +2,7 @@ package bolt
 
 import (
 	"encoding/binary"
-	"fmt"
+	"strconv"
 
 	"github.com/phigate/phigate/internal/store"
 	"github.com/phigate/phigate/policy"
@@ -282,6 +282,7 @@ func encodePickup(p *store.Pickup) []byte {
 	e.byte(pickupFormat)
 	e.text(p.Recipient)
 	e.text(p.Sender)
+	e.text(p.Return)
 	e.time(p.Created)
 	e.text(string(p.State))
 	e.text(string(p.Code))
@@ -295,6 +296,7 @@ func decodePickup(b []byte, p *store.Pickup) error {
 	d.version(pickupFormat)
 	p.Recipient = d.text()
 	p.Sender = d.text()
+	p.Return = d.text()
 	p.Created = d.time()
 	p.State = store.PickupState(d.text())
 	p.Code = policy.Code(d.text())
@@ -357,5 +359,6 @@ func envelopeKey(id store.EnvelopeID) ([]byte, bool) {
 const envelopeKeySize = idSize + 4
 
 func envelopeID(key []byte) store.EnvelopeID {
-	return store.EnvelopeID(fmt.Sprintf("%s.%d", key[:idSize], binary.BigEndian.Uint32(key[idSize:])))
+	id := append(make([]byte, 0, idSize+8), key[:idSize]...)
+	return store.EnvelopeID(strconv.AppendUint(append(id, '.'), uint64(binary.BigEndian.Uint32(key[idSize:])), 10))
 }

@@ -122,7 +122,7 @@ func TestLeaksFindsAWeakenedRule(t *testing.T) {
 		"low floor":        {swap("phi", "floor: phi", "floor: plain"), "below the floor phi"},
 		"low sensitive":    {swap("sensitive", "floor: sensitive", "floor: phi"), "below the floor sensitive"},
 		"session notes":    {swap("psychotherapy-portal", "{class: [psychotherapy]}\n    do: portal\n    code: HG-L705", "{class: [psychotherapy], channel: [open]}\n    do: deliver\n    floor: sensitive\n    code: HG-D702"), "psychotherapy notes by SMTP"},
-		"weak phi":         {replace(t, "{assurance: verified,", "{assurance: encrypted,"), "policy.yaml:52:14: this sends mail of floor phi over connections below verified"},
+		"weak phi":         {replace(t, "{assurance: verified,", "{assurance: encrypted,"), ": this sends mail of floor phi over connections below verified"},
 		"weak sensitive":   {replace(t, "{assurance: policy, ", "{assurance: verified, "), "this sends mail of floor sensitive over connections below policy"},
 		"open phi":         {replace(t, "{assurance: verified, strength: sp800-52r2,", "{assurance: opportunistic,"), "below verified"},
 		"exception":        {strings.Replace(withException(t), "    accept_risk", "    # accept_risk", 1), "rule access-unencrypted sends health information below the floor phi"},

@@ -11,7 +11,9 @@ import (
 )
 
 const (
-	pace      = 2 * time.Millisecond // between two looks at what is due
+	pace      = 2 * time.Millisecond // at least, between two looks at what is due
+	share     = 10                   // looks take at most one part in so many of a core
+	maxPace   = 100 * time.Millisecond
 	blocked   = time.Second          // until the next look when mail is due that may not go
 	idleLook  = time.Minute          // when nothing is due
 	sweepEach = time.Minute
@@ -57,8 +59,9 @@ func (q *Queue) dispatch(ctx context.Context, launch func(*session)) {
 	q.pause = pause{}
 	q.mu.Unlock()
 	for ctx.Err() == nil {
+		begin := time.Now()
 		wait := q.look(ctx, launch)
-		rest(ctx, pace)
+		rest(ctx, min(max(pace, (share-1)*time.Since(begin)), maxPace))
 		select {
 		case <-q.wake:
 		case <-time.After(wait):

@@ -66,7 +66,7 @@ func rowsOf[T any](ctx context.Context, r *Registry, b *book[T], address policy.
 
 // Partner returns how a partner stands, or ErrNotFound.
 func (r *Registry) Partner(ctx context.Context, name string) (PartnerState, error) {
-	contracts, err := partners.read(ctx, r.opts.Store, name)
+	contracts, err := r.contractsOf(ctx, name)
 	if err != nil {
 		return PartnerState{}, err
 	}

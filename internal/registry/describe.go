@@ -85,7 +85,7 @@ func (r *Registry) baa(ctx context.Context, partner string, now time.Time) (poli
 	case self:
 		return policy.BAASelf, nil
 	}
-	contracts, err := partners.read(ctx, r.opts.Store, partner)
+	contracts, err := r.contractsOf(ctx, partner)
 	if err != nil {
 		return policy.BAAMissing, err
 	}
@@ -117,7 +117,7 @@ func (r *Registry) service(ctx context.Context, name, function string, now time.
 		return false, false, joinStore(err)
 	}
 	for _, entry := range entries {
-		contracts, err := partners.read(ctx, r.opts.Store, string(entry.Value))
+		contracts, err := r.contractsOf(ctx, string(entry.Value))
 		if err != nil {
 			return false, false, err
 		}

@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
+	"context"
 	"net/netip"
 	"slices"
 	"strings"
@@ -132,6 +134,35 @@ func (c *Contract) index() []store.Record {
 // limited reports whether only the functions named are allowed. A partner that
 // needs no contract and names none may do all.
 func (c *Contract) limited() bool { return c.needsContract() || len(c.Functions) > 0 }
+
+// contractsOf reads the contracts of a partner. Every recipient of a campaign asks
+// for the same ones, so what they decode to is kept as long as the store gives
+// the same bytes.
+func (r *Registry) contractsOf(ctx context.Context, name string) ([]version[Contract], error) {
+	records, err := r.opts.Store.Records(ctx, string(Partners), name)
+	if err != nil {
+		return nil, joinStore(err)
+	}
+	if known, ok := r.decoded.Load(name); ok && known.(decodedContracts).of(records) {
+		return known.(decodedContracts).contracts, nil
+	}
+	contracts, err := partners.newest(records)
+	if err == nil && len(records) > 0 {
+		r.decoded.Store(name, decodedContracts{records, contracts})
+	}
+	return contracts, err
+}
+
+// decodedContracts are contracts beside what they were decoded from. Both are
+// never changed.
+type decodedContracts struct {
+	records   []store.Record
+	contracts []version[Contract]
+}
+
+func (d decodedContracts) of(records []store.Record) bool {
+	return slices.EqualFunc(d.records, records, func(a, b store.Record) bool { return bytes.Equal(a.Value, b.Value) })
+}
 
 // state says how the contract stands for one function, "" for any.
 func (c *Contract) state(now time.Time, function string) policy.BAA {

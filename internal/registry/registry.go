@@ -102,6 +102,7 @@ type Registry struct {
 	opts Options
 	ids  store.IDs
 
+	decoded sync.Map   // partner → decodedContracts
 	writing sync.Mutex // held from reading the versions to writing the next one
 	proofs  proofs
 	rounds  int // of PBKDF2, for new passwords

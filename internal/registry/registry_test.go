@@ -305,6 +305,12 @@ func TestBAA(t *testing.T) {
 		}
 	}
 	s := newSite(t)
+	s.load(t, Partners, partnerHeader+ba+"2026-01-01,2026-01-01,,,transmit,"+sha+",,c,i,\n")
+	before := s.describe(t, "acme", "ana@mail.example").BAA
+	s.load(t, Partners, partnerHeader+ba+"2026-01-01,2026-01-01,,2026-06-14,transmit,"+sha+",,c,i,\n")
+	if after := s.describe(t, "acme", "ana@mail.example").BAA; before != policy.BAAActive || after != policy.BAATerminated {
+		t.Errorf("terminated between two messages: %s, then %s", before, after)
+	}
 	if s.describe(t, "", "a@b.example").BAA != policy.BAAMissing || s.describe(t, "self", "a@b.example").BAA != policy.BAASelf {
 		t.Error("no partner is missing, self is self")
 	}
@@ -559,11 +565,12 @@ func TestRowsDoNotPrint(t *testing.T) {
 	}
 }
 
+// BenchmarkDescribe is the usual recipient of a campaign: one consent, a partner
+// under contract, nothing suppressed.
 func BenchmarkDescribe(b *testing.B) {
 	s := newSite(b)
-	s.load(b, Consents, rows("", "type=treatment_channel", "signed_at=2025-01-01"))
+	s.load(b, Consents, rows(""))
 	s.load(b, Partners, partnerHeader+"acme,business_associate,2026-01-01,2026-01-01,,,transmit,"+sha+",,c,i,\n")
-	s.load(b, Suppressions, "address,reason,source,at\nana@mail.example,fundraising_opt_out,mx,2026-06-01\n")
 	b.ReportAllocs()
 	for b.Loop() {
 		d, err := s.Describe(b.Context(), "acme", "ana@mail.example")

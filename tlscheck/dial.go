@@ -160,29 +160,30 @@ type talk struct {
 	stop     func() bool // ends the watch on the context
 }
 
-// open connects and reads the greeting and the EHLO reply. What the peer says
-// here is unauthenticated, so that no reply ends a message: a refusal is
-// Transport.
-func (c *Checker) open(ctx context.Context, t Target, ip netip.Addr) (*talk, reply, *Failure) {
+// greet connects and reads the greeting. What a peer says before TLS is
+// unauthenticated, so that no reply here ends a message: a refusal is Transport.
+func (c *Checker) greet(ctx context.Context, t Target, ip netip.Addr) (*talk, *Failure) {
 	conn, err := c.connect(ctx, "tcp", ip, t.MX.Port)
 	if err != nil {
-		return nil, reply{}, &Failure{Class: Transport, Reason: "could not connect", Err: err}
+		return nil, &Failure{Class: Transport, Reason: "could not connect", Err: err}
 	}
 	k := &talk{conn: conn, br: bufio.NewReaderSize(conn, replyLine)}
 	k.deadline, _ = ctx.Deadline()
 	k.stop = context.AfterFunc(ctx, func() { conn.Close() })
-	r, f := k.expect(220, "greeting")
-	if f == nil {
-		r, f = k.say("EHLO "+c.hostname, 0, "EHLO")
+	if _, f := k.expect(220, "greeting"); f != nil {
+		k.close()
+		return nil, f
 	}
+	return k, nil
+}
+
+// hello says EHLO. A peer that does not know the word has no STARTTLS either.
+func (k *talk) hello(name string) (reply, *Failure) {
+	r, f := k.say("EHLO "+name, 0, "EHLO")
 	if f == nil && r.code/100 == 4 {
 		f = refused("EHLO", r.code)
 	}
-	if f != nil {
-		k.close()
-		return nil, r, f
-	}
-	return k, r, nil
+	return r, f
 }
 
 func (k *talk) close() {
@@ -236,8 +237,14 @@ func injected() *Failure {
 // secure opens a connection and proves it.
 func (c *Checker) secure(ctx context.Context, t Target, ip netip.Addr) (*link, Evidence, *Failure) {
 	e := Evidence{Domain: t.Domain, MX: t.MX.Host, IP: ip.String(), SNI: t.MX.SNI, PolicyID: t.Policy.ID, PolicyMode: t.Policy.Mode}
-	k, ehlo, f := c.open(ctx, t, ip)
+	k, f := c.greet(ctx, t, ip)
 	if f != nil {
+		e.note("connect", f.RFC, "%v", f)
+		return nil, e, f
+	}
+	ehlo, f := k.hello(c.hostname)
+	if f != nil {
+		k.close()
 		e.note("connect", f.RFC, "%v", f)
 		return nil, e, f
 	}
@@ -306,7 +313,12 @@ func (c *Checker) handshake(ctx context.Context, k *talk, t Target, e *Evidence)
 	case verdict != nil:
 		return nil, verdict
 	}
-	return nil, handshakeFailure(err)
+	*e = before // a handshake that broke after the proof proves nothing
+	f := handshakeFailure(err)
+	if f.Class == PolicyFail {
+		e.Assurance = policy.AssuranceNone
+	}
+	return nil, f
 }
 
 // handshakeFailure tells a peer that will not do such TLS (PolicyFail) from a
@@ -322,10 +334,11 @@ func handshakeFailure(err error) *Failure {
 	return f
 }
 
-// clear opens a connection for mail without a floor that stays in clear.
+// clear opens a connection for mail without a floor that stays in clear. It
+// leaves EHLO to the client: some servers take only one (OpenSMTPD says 503).
 func (c *Checker) clear(ctx context.Context, t Target, ip netip.Addr) (*link, Evidence, *Failure) {
 	e := Evidence{Domain: t.Domain, MX: t.MX.Host, IP: ip.String(), Assurance: policy.AssuranceNone, Strength: policy.StrengthWeak}
-	k, _, f := c.open(ctx, t, ip)
+	k, f := c.greet(ctx, t, ip)
 	if f != nil {
 		return nil, e, f
 	}

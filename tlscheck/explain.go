@@ -103,7 +103,7 @@ func (c *Checker) probeHost(ctx context.Context, t Target, m *MXPlan) {
 	case ClassOf(err) != PolicyFail:
 		m.note("probe", "", "not reached: what is said of this host is a prediction")
 	case m.NeedTLS:
-		m.Assurance, m.Strength, m.Skip = e.Assurance, e.Strength, asFailure(err)
+		m.Assurance, m.Strength, m.Skip = policy.AssuranceNone, e.Strength, asFailure(err)
 		m.note("probe", m.Skip.RFC, "what is demanded of this host is not met: never used")
 	default:
 		m.Assurance, m.Strength = max(e.Assurance, policy.AssuranceNone), max(e.Strength, policy.StrengthWeak)

@@ -2,6 +2,7 @@ package tlscheck
 
 import (
 	"crypto/fips140"
+	"crypto/tls"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -26,7 +27,11 @@ func TestExplain(t *testing.T) {
 		"MTA-STS, not met":    {peer{ehlo: []string{"SIZE 1"}}, func(b *bed, _ *fakeMX) { b.sts("a.test", "1", enforce+"mx: mx.a.test\n") }, "none", "unknown"},
 		"MTA-STS, not listed": {peer{}, func(b *bed, _ *fakeMX) { b.sts("a.test", "1", enforce+"mx: b.test\n") }, "none", "unknown"},
 		"DANE":                {peer{}, func(b *bed, m *fakeMX) { b.dns.sign("a.test"); b.tlsa("mx.a.test", usageEE, m.cert.Leaf) }, "dane", "sp800-52r2"},
-		"down":                {peer{drop: "greeting"}, nil, "verified", "unknown"},
+		"DANE, other key":     {peer{}, func(b *bed, m *fakeMX) { b.dns.sign("a.test"); b.tlsa("mx.a.test", usageEE, b.ca.cert) }, "none", "sp800-52r2"},
+		"breaks off after the certificate": {peer{config: func(c *tls.Config) {
+			c.MaxVersion, c.ClientAuth = tls.VersionTLS12, tls.RequireAnyClientCert
+		}}, nil, "none", "weak"},
+		"down": {peer{drop: "greeting"}, nil, "verified", "unknown"},
 		"DNS broken": {peer{}, func(b *bed, _ *fakeMX) {
 			b.dns.fail("a.test. MX", fault{rcode: dns.RcodeServerFailure, ede: dns.ExtendedErrorCodeDNSBogus})
 		}, "unknown", "unknown"},

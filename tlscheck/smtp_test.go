@@ -159,9 +159,13 @@ func TestR43_NeverClearTextWithFloor(t *testing.T) {
 		"no common suite": {peer{config: func(c *tls.Config) {
 			c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_AES_128_CBC_SHA}
 		}}, PolicyFail, false},
+		"breaks off after the certificate": {peer{config: func(c *tls.Config) {
+			c.MaxVersion, c.ClientAuth = tls.VersionTLS12, tls.RequireAnyClientCert
+		}}, PolicyFail, false},
 		"greeting 554": {peer{greeting: "554 go away"}, Transport, true},
 		"greeting 421": {peer{greeting: "421 busy"}, Transport, true},
 		"EHLO 421":     {peer{ehloCode: 421}, Transport, true},
+		"EHLO dropped": {peer{drop: "EHLO"}, Transport, true},
 		"no SMTP":      {peer{greeting: "HTTP/1.1 400 Bad Request"}, Transport, true},
 	} {
 		t.Run(name, func(t *testing.T) {

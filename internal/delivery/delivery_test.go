@@ -371,7 +371,7 @@ func TestR43_CanaryNeverInClear(t *testing.T) {
 
 // The tee above sees what there is to see: open mail does show.
 func TestOpenMailMayGoInClear(t *testing.T) {
-	h := startHost(t, script{clear: []string{"SIZE 100000"}})
+	h := startHost(t, script{clear: []string{"SIZE 100000"}, one: true})
 	s, err := h.plainSession()
 	if err != nil {
 		t.Fatal(err)

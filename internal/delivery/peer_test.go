@@ -38,6 +38,7 @@ type script struct {
 	hang     string            // word that is never answered
 	slurp    int               // bytes of a message read before the connection is closed
 	stall    bool              // nothing of a message is read
+	one      bool              // one EHLO in clear and no more, as OpenSMTPD has it
 }
 
 // host is a scripted mail host behind a name, with a tee on its sockets.
@@ -228,7 +229,7 @@ func (h *host) serve(c net.Conn) {
 // talk serves commands; true means that STARTTLS was agreed on.
 func (h *host) talk(c net.Conn, keywords []string) bool {
 	br := bufio.NewReader(c)
-	for {
+	for hellos := 0; ; {
 		line, err := br.ReadString('\n')
 		if err != nil {
 			return false
@@ -245,6 +246,11 @@ func (h *host) talk(c net.Conn, keywords []string) bool {
 			return false
 		}
 		reply := h.reply(verb, line, keywords)
+		if verb == "EHLO" {
+			if hellos++; h.one && hellos > 1 {
+				reply = "503 5.5.1 already said"
+			}
+		}
 		fmt.Fprintf(c, "%s\r\n", reply)
 		switch {
 		case verb == "STARTTLS":

@@ -36,7 +36,7 @@ func (b Backoff) Wait(id EnvelopeID, attempt int) time.Duration {
 		wait = min(2*wait, limit)
 	}
 	h := fnv.New32a()
-	fmt.Fprintf(h, "%s/%d", id, attempt)
+	h.Write(strconv.AppendInt(append([]byte(id), '/'), int64(attempt), 10))
 	return time.Duration(float64(wait) * (0.8 + 0.4*float64(h.Sum32())/math.MaxUint32))
 }
 

@@ -81,15 +81,19 @@ func (s *Store) sealedBody(id store.ID, row []byte) ([]byte, error) {
 type bodies struct {
 	dir   string
 	point func(Point) error
+
+	mu     sync.Mutex
+	pinned bool       // guarded by mu: a backup reads, nothing may be removed
+	due    []store.ID // guarded by mu: to be removed when it ends
 }
 
-func (b bodies) path(id store.ID) string { return filepath.Join(b.dir, string(id)) }
+func (b *bodies) path(id store.ID) string { return filepath.Join(b.dir, string(id)) }
 
 const draftSuffix = ".new"
 
 // write makes a file durable under its name before it returns: written, fsynced,
 // renamed, folder fsynced.
-func (b bodies) write(id store.ID, sealed []byte) (err error) {
+func (b *bodies) write(id store.ID, sealed []byte) (err error) {
 	draft := b.path(id) + draftSuffix
 	defer func() {
 		if err != nil {
@@ -115,7 +119,7 @@ func (b bodies) write(id store.ID, sealed []byte) (err error) {
 	return syncFolder(b.dir)
 }
 
-func (b bodies) draft(path string, sealed []byte) error {
+func (b *bodies) draft(path string, sealed []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -130,7 +134,7 @@ func (b bodies) draft(path string, sealed []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-func (b bodies) read(id store.ID) ([]byte, error) {
+func (b *bodies) read(id store.ID) ([]byte, error) {
 	data, err := os.ReadFile(b.path(id))
 	if errors.Is(err, os.ErrNotExist) { // the last holder let go meanwhile
 		return nil, store.ErrNotFound
@@ -138,9 +142,38 @@ func (b bodies) read(id store.ID) ([]byte, error) {
 	return data, err
 }
 
-// remove deletes the file of a body that no record names any more. A file that
-// stays is swept at the next start.
-func (b bodies) remove(id store.ID) { os.Remove(b.path(id)) }
+// removeAll deletes the files of bodies that no record names any more. A file
+// that stays is swept at the next start.
+func (b *bodies) removeAll(ids []store.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pinned {
+		b.due = append(b.due, ids...)
+		return
+	}
+	for _, id := range ids {
+		os.Remove(b.path(id))
+	}
+}
+
+// pin keeps files from being removed until unpin.
+func (b *bodies) pin() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pinned {
+		return errors.New("another backup is running")
+	}
+	b.pinned = true
+	return nil
+}
+
+func (b *bodies) unpin() {
+	b.mu.Lock()
+	due := b.due
+	b.pinned, b.due = false, nil
+	b.mu.Unlock()
+	b.removeAll(due)
+}
 
 // sweepBodies removes the files that no record names: drafts, and bodies whose
 // commit or removal a crash has cut off. Names that are not ours stay.

@@ -83,7 +83,8 @@ type Store struct {
 	bodies bodies
 	line   line
 
-	suspect atomic.Bool // the last commit's outcome is unknown: reopen first
+	touched atomic.Int64 // bytes of the file used since its pages were given back
+	suspect atomic.Bool  // the last commit's outcome is unknown: reopen first
 
 	mu     sync.RWMutex // read: use db; write: replace it
 	db     *bbolt.DB    // nil while it cannot be opened, and when closed
@@ -126,7 +127,7 @@ func open(dir string, o Options) (*Store, error) {
 		o.Reserve = 64 << 20
 	}
 	s := &Store{dir: dir, o: o}
-	s.bodies = bodies{filepath.Join(dir, bodyFolder), s.point}
+	s.bodies.dir, s.bodies.point = filepath.Join(dir, bodyFolder), s.point
 	if err := makeFolder(s.bodies.dir); err != nil {
 		return nil, err
 	}
@@ -147,6 +148,7 @@ func (s *Store) start() error {
 		return err
 	}
 	swept, err := s.sweepBodies()
+	s.used(mappedMax) // opening has looked at every page
 	if swept > 0 {
 		s.o.Log.Info("store: swept bodies of no message", "count", swept)
 	}

@@ -3,6 +3,7 @@ package bolt
 import (
 	"os"
 
+	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,4 +28,13 @@ func free(dir string) (int64, error) {
 		return 0, err
 	}
 	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// unmap takes the pages of the mapped file out of this process's memory; they
+// stay in the system's cache and come back when touched. Without it every page
+// ever read counts as ours, and a process that has worked through a million
+// messages looks as if it held them. A read transaction must be open, so that
+// the mapping stays where it is.
+func unmap(db *bbolt.DB, size int64) {
+	unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(size), unix.MADV_DONTNEED)
 }

@@ -1,12 +1,14 @@
 package bolt
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -355,6 +357,34 @@ func TestUnknownThenRepeated(t *testing.T) {
 	}
 }
 
+// TestReopenFails takes the file away while a commit fails: everything is refused
+// meanwhile, and works again when it is back.
+func TestReopenFails(t *testing.T) {
+	w := newSite(t)
+	s := w.stock()
+	file := filepath.Join(w.dir, fileName)
+	move := func(from, to string) {
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.at(func(Point) error { move(file, file+".away"); return syscall.EIO })
+	if err := s.Check(t.Context()); !errors.Is(err, store.ErrUnknown) {
+		t.Fatalf("check: %v", err)
+	}
+	w.at(nil)
+	if _, err := s.Accept(t.Context(), acceptance(w.message(large, "a.example"))); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("accept without a file: %v", err)
+	}
+	if _, err := s.Due(t.Context(), w.clock.Now(), 0); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("due without a file: %v", err)
+	}
+	move(file+".away", file)
+	if due, err := s.Due(t.Context(), w.clock.Now(), 0); err != nil || len(due) != 2 {
+		t.Errorf("with the file back: %v, %v", due, err)
+	}
+}
+
 // TestTornCommit cuts the power in the middle of a commit: of its pages any part
 // arrived, of its meta page none or a piece. The state is the one before.
 func TestTornCommit(t *testing.T) {
@@ -598,6 +628,71 @@ func TestDiskFull(t *testing.T) {
 	}
 	if found, _ := os.ReadDir(s.bodies.dir); len(found) != 0 {
 		t.Errorf("%d body files of refused mail are left", len(found))
+	}
+}
+
+// TestBackup takes a copy while mail comes and goes: it is whole, and nothing is
+// left behind.
+func TestBackup(t *testing.T) {
+	w := newSite(t)
+	s := w.stock()
+	before := w.image().look()
+	var packed bytes.Buffer
+	during := func() {
+		if _, err := s.Accept(t.Context(), acceptance(w.message(large, "b.example"))); err != nil {
+			t.Error(err)
+		}
+		var all []store.EnvelopeID
+		for id := range before.Bodies {
+			for n := range 2 {
+				if _, err := s.Envelope(t.Context(), store.EnvelopeIDOf(id, n)); err == nil {
+					all = append(all, store.EnvelopeIDOf(id, n))
+				}
+			}
+		}
+		if err := s.Change(t.Context(), store.Change{Envelopes: all}, store.Effects{}); err != nil {
+			t.Error(err)
+		}
+	}
+	var once sync.Once
+	if err := s.Backup(t.Context(), writerFunc(func(b []byte) (int, error) {
+		once.Do(during)
+		return packed.Write(b)
+	})); err != nil {
+		t.Fatal(err)
+	}
+	copied := &site{t: t, dir: t.TempDir(), ring: w.ring, clock: w.clock, ids: w.ids}
+	copied.unpack(&packed)
+	same(t, copied.look(), before)
+	left := w.image().look()
+	if found, _ := os.ReadDir(s.bodies.dir); len(found) != len(left.Files) {
+		t.Errorf("%d body files, of which %d are needed", len(found), len(left.Files))
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func (w *site) unpack(r io.Reader) {
+	if err := os.Mkdir(filepath.Join(w.dir, bodyFolder), 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	for in := tar.NewReader(r); ; {
+		h, err := in.Next()
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		b, err := io.ReadAll(in)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(w.dir, h.Name), b, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 

@@ -88,11 +88,7 @@ func (s *Store) fill(p *prepared, e *store.Effects) error {
 }
 
 // discard removes the body files of effects that were certainly not committed.
-func (s *Store) discard(p *prepared) {
-	for _, id := range p.files {
-		s.bodies.remove(id)
-	}
-}
+func (s *Store) discard(p *prepared) { s.bodies.removeAll(p.files) }
 
 func (s *Store) prepareMessage(p *prepared, m *store.NewMessage, pickups []store.NewPickup, keys map[store.ID][]byte) error {
 	id := m.Message.ID

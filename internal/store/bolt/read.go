@@ -237,6 +237,7 @@ func (s *Store) bodyOf(id store.ID, key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.used(len(row))
 	sealed, err := s.sealedBody(id, row)
 	if err != nil {
 		return nil, known(err)

@@ -111,18 +111,42 @@ func (s *Store) try(g []*op) (failed int, err error) {
 	}
 	s.mu.RLock()
 	gone, failed, err := s.transact(g)
-	s.mu.RUnlock()
-	if errors.Is(err, store.ErrUnknown) {
+	unknown := errors.Is(err, store.ErrUnknown)
+	if unknown {
 		s.suspect.Store(true)
+	}
+	s.mu.RUnlock()
+	if unknown {
 		s.o.Log.Error("store: a commit failed, reopening before the next", "cause", err)
 		if err := s.reopen(); err != nil {
 			s.o.Log.Error("store: cannot reopen", "cause", err)
 		}
 	}
-	for _, id := range gone {
-		s.bodies.remove(id)
+	s.bodies.removeAll(gone)
+	for _, o := range g {
+		s.used(o.size)
 	}
 	return failed, err
+}
+
+// mappedMax is about how many bytes of the file may count as ours in memory;
+// faultAround is what the system maps when one page is touched.
+const (
+	mappedMax   = 32 << 20
+	faultAround = 64 << 10
+)
+
+// used counts that n bytes somewhere in the file were touched, and from time to
+// time gives the pages back.
+func (s *Store) used(n int) {
+	if s.touched.Add(int64(n+faultAround)) < mappedMax {
+		return
+	}
+	s.touched.Store(0)
+	s.view(func(t *txn) error {
+		unmap(s.db, t.tx.Size())
+		return nil
+	})
 }
 
 // transact is one transaction. An error after which it is not known whether it
@@ -170,6 +194,9 @@ func (s *Store) transact(g []*op) (gone []store.ID, failed int, err error) {
 
 // view runs a short read.
 func (s *Store) view(f func(*txn) error) (err error) {
+	if err := s.reopen(); err != nil {
+		return err
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	defer guard(&err, store.ErrUnavailable)()
@@ -213,7 +240,8 @@ func known(err error) error {
 // reopen opens the file anew after a commit with an unknown outcome. What the
 // system has cached may not be what is on the disk (after a failed fsync Linux
 // calls pages clean that never arrived), so the cache is dropped first; then
-// bbolt takes the last meta page that is whole, and the probe is checked again.
+// bbolt takes the last meta page that is whole, and everything is inspected as at
+// the start. If it fails, the next call tries again.
 func (s *Store) reopen() error {
 	if !s.suspect.Load() {
 		return nil
@@ -222,6 +250,9 @@ func (s *Store) reopen() error {
 	defer s.mu.Unlock()
 	if s.closed {
 		return errClosed
+	}
+	if !s.suspect.Load() { // another was faster
+		return nil
 	}
 	if s.db != nil {
 		s.db.Close()

@@ -163,9 +163,9 @@ func near(t *text, at, before, after int, want lexicon.Label) bool {
 	return false
 }
 
-// serviceNear looks for a word of care before a date or shortly behind it.
+// serviceNear looks for a word of care in the 60 bytes before a date or the 30 behind it.
 func (r *reader) serviceNear(t *text, i int) bool {
-	return near(t, int(t.tokens[i].start), 40, 30, lexicon.LabelService)
+	return near(t, int(t.tokens[i].start), 60, 30, lexicon.LabelService)
 }
 
 // clock marks the sentence of a time of day, an amount of money or a measured

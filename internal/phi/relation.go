@@ -118,6 +118,9 @@ func look(t *text, m *mention) (a around) {
 	lo := max(s.first, m.first-7)
 	for j := m.first - 1; j >= lo; j-- {
 		c := t.cues[j]
+		if parted(t.between(int(j), int(j)+1)) {
+			break
+		}
 		if c&lexicon.Your != 0 {
 			a.your = true
 			a.offer = j > s.first && t.cues[j-1]&lexicon.Offer != 0
@@ -147,6 +150,21 @@ func look(t *text, m *mention) (a around) {
 		a.generic = a.generic || t.cues[j]&lexicon.Generic != 0
 	}
 	return a
+}
+
+// parted reports a gap between two words that a phrase does not reach across.
+func parted(gap string) bool {
+	for i := 0; i < len(gap); i++ {
+		switch gap[i] {
+		case ':', ';', '(', ')', ',', '\n', '\t', '|':
+			return true
+		case '-':
+			if i > 0 && gap[i-1] == ' ' {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // verbBefore finds "you were diagnosed with …", "we saw you for …" within 14
@@ -284,7 +302,8 @@ func (r *reader) meetings(t *text) {
 				break
 			}
 		}
-		r.keep(t, &m, fact{who: addressee, i: 1, tie: tieEvent, r: .9, concrete: s.concrete, soft: true})
+		told := personal && named || s.cues&lexicon.Meet != 0
+		r.keep(t, &m, fact{who: addressee, i: 1, tie: tieEvent, r: .9, concrete: s.day && told, soft: true})
 	}
 }
 
@@ -447,6 +466,7 @@ func (r *reader) namedFact(t *text, x *ident) {
 	if f.r == 0 {
 		return
 	}
+	f.soft = f.r < .9
 	r.persons[t.src[x.start:x.end]] = true
 	r.keep(t, m, f)
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/phigate/phigate/internal/keys"
 	"github.com/phigate/phigate/policy"
 )
 
@@ -48,9 +49,7 @@ func Check(ctx context.Context, cfg Config, now time.Time, progress func(done, t
 
 // files checks what the configuration names.
 func (r *CheckReport) files(cfg Config, now time.Time) {
-	if _, err := openRoot(cfg.Keys.Root); err != nil {
-		r.problem("%v", err)
-	}
+	r.rootKey(cfg, now)
 	for _, c := range []Certificate{cfg.Certificate, cfg.Portal.Certificate} {
 		r.certificate(c, now)
 	}
@@ -59,6 +58,22 @@ func (r *CheckReport) files(cfg Config, now time.Time) {
 	}
 	if cfg.Portal.Address == "" {
 		r.warn("no portal is configured: mail that cannot leave safely will be refused (HG-E702, HG-E703)")
+	}
+}
+
+// rootKey checks that the root key can be read and opens the key ring there is.
+func (r *CheckReport) rootKey(cfg Config, now time.Time) {
+	root, err := openRoot(cfg.Keys.Root)
+	if err != nil {
+		r.problem("%v", err)
+		return
+	}
+	dir := filepath.Join(cfg.Data, "keys")
+	if _, err := os.Stat(dir); err != nil {
+		return // the first start makes it
+	}
+	if _, err := keys.Open(dir, root, func() time.Time { return now }); err != nil {
+		r.problem("key ring: %v", err)
 	}
 }
 

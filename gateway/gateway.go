@@ -100,8 +100,8 @@ type bound struct {
 // Open opens a site: policy, certificates, key ring, store and every room on
 // top of them. It starts no goroutine of its own and binds no port. The error
 // is for the operator and names file and fix.
-func Open(ctx context.Context, cfg Config, o Options) (g *Gateway, err error) {
-	g = &Gateway{
+func Open(ctx context.Context, cfg Config, o Options) (*Gateway, error) {
+	g := &Gateway{
 		cfg: cfg, build: o.Build, log: o.Log, clock: o.Clock, verb: o.Verb,
 		memory:    newMemory(int64(cfg.Limits.Memory)),
 		campaigns: newCampaigns(),
@@ -115,24 +115,27 @@ func Open(ctx context.Context, cfg Config, o Options) (g *Gateway, err error) {
 		g.clock = time.Now
 	}
 	g.failures = newFailures(g.clock)
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, g.Close())
-		}
-	}()
-	if err := g.loadFiles(); err != nil {
-		return nil, err
+	if err := g.open(ctx, o); err != nil {
+		return nil, errors.Join(err, g.Close())
 	}
-	if err := g.openStore(ctx, o); err != nil {
-		return nil, err
+	return g, nil
+}
+
+// open opens the rooms from the bottom up.
+func (g *Gateway) open(ctx context.Context, o Options) error {
+	if err := g.loadFiles(); err != nil {
+		return err
+	}
+	if err := g.openStore(o); err != nil {
+		return err
 	}
 	if err := g.openTransport(o); err != nil {
-		return nil, err
+		return err
 	}
 	if err := g.openPortal(); err != nil {
-		return nil, err
+		return err
 	}
-	return g, g.loadSigner(ctx)
+	return g.loadSigner(ctx)
 }
 
 // Registry is what the site knows of senders, partners and recipients.
@@ -197,7 +200,7 @@ func loadCertificate(c Certificate) (*tls.Certificate, error) {
 }
 
 // openStore opens keys, store, audit log and registry, in this order.
-func (g *Gateway) openStore(ctx context.Context, o Options) error {
+func (g *Gateway) openStore(o Options) error {
 	root, err := openRoot(g.cfg.Keys.Root)
 	if err != nil {
 		return err

@@ -14,8 +14,8 @@ const (
 	pace      = 2 * time.Millisecond // at least, between two looks at what is due
 	share     = 10                   // looks take at most one part in so many of a core
 	maxPace   = 100 * time.Millisecond
-	blocked   = time.Second          // until the next look when mail is due that may not go
-	idleLook  = time.Minute          // when nothing is due
+	blocked   = time.Second // until the next look when mail is due that may not go
+	idleLook  = time.Minute // when nothing is due
 	sweepEach = time.Minute
 	firstWait = time.Second // after a store error
 	maxWait   = 30 * time.Second

@@ -103,6 +103,7 @@ func TestLeafHidesPeople(t *testing.T) {
 	}
 	want := rejected()
 	want.Codes, want.Evidence = map[string]string{"action": "reject"}, map[string]string{"mx": "canary.mx.example", "words": "canary words"}
+	want.Facts.Now, want.Facts.Partner = start, want.Partner
 	got, _ := json.Marshal(e.Event)
 	exp, _ := json.Marshal(want)
 	if !bytes.Equal(got, exp) || leaf.Event != "rejected" || leaf.ID != first || !leaf.Time.Equal(start) {
@@ -244,7 +245,7 @@ func TestExportFormats(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got[name], want)
 		}
 	}
-	for _, format := range []string{"csv", "jsonl", "cef"} {
+	for _, format := range []string{"csv", "jsonl", "cef", "ocsf", "fhir"} {
 		if strings.Contains(export(format, false), canary) {
 			t.Errorf("%s without recipients shows one", format)
 		}
@@ -254,8 +255,42 @@ func TestExportFormats(t *testing.T) {
 		!strings.Contains(line, `suser=a\=b\\c\nd duser=`) || !strings.Contains(line, "cs1Label=decision cs1="+string(first)) {
 		t.Errorf("CEF: %s", line)
 	}
+	var event struct {
+		TypeUID     int `json:"type_uid"`
+		ActionID    int `json:"action_id"`
+		Disposition int `json:"disposition_id"`
+		Email       struct{ To []string }
+	}
+	if err := json.Unmarshal([]byte(export("ocsf", true)), &event); err != nil || event.TypeUID != 400901 || event.ActionID != 2 || event.Disposition != 2 || event.Email.To[0] != canary+"@clinic.example" {
+		t.Errorf("OCSF: %+v %v", event, err)
+	}
+	var resource struct {
+		Outcome string
+		Source  struct{ Observer struct{ Display string } }
+		Agent   []struct{ Who struct{ Display string } }
+		Entity  []struct {
+			What struct{ Identifier struct{ Value string } }
+		}
+	}
+	if err := json.Unmarshal([]byte(export("fhir", true)), &resource); err != nil || resource.Outcome != "4" ||
+		resource.Agent[0].Who != resource.Source.Observer || resource.Entity[0].What.Identifier.Value != canary+"@clinic.example" {
+		t.Errorf("FHIR: %+v %v", resource, err)
+	}
 	if _, err := l.Export(t.Context(), &bytes.Buffer{}, officer, Export{Format: "xls"}); !errors.Is(err, ErrFormat) {
 		t.Errorf("unknown format: %v", err)
+	}
+}
+
+func TestMachineFormatsTellOfMailOnly(t *testing.T) {
+	l := openLog(t, newStore(), t.TempDir())
+	if err := l.Append(t.Context(), Event{Kind: Imported, Who: "x"}, rejected()); err != nil {
+		t.Fatal(err)
+	}
+	for format, want := range map[string]int{"csv": 2, "jsonl": 2, "cef": 1, "ocsf": 1, "fhir": 1} {
+		var b bytes.Buffer
+		if n, err := l.Export(t.Context(), &b, officer, Export{Format: format, Filter: Filter{Kinds: []Kind{Imported, Rejected}}}); n != want || err != nil {
+			t.Errorf("%s: %d of %d, %v", format, n, want, err)
+		}
 	}
 }
 

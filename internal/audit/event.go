@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/phigate/phigate/internal/store"
@@ -82,7 +83,7 @@ type record struct {
 	Policy   string            `json:"policy,omitempty"`
 	Sender   string            `json:"sender,omitempty"`
 	Partner  string            `json:"partner,omitempty"`
-	Facts    *policy.Facts     `json:"facts,omitempty"`
+	Facts    json.RawMessage   `json:"facts,omitempty"` // a facts line: enums only
 	Codes    map[string]string `json:"codes,omitempty"`
 	Build    string            `json:"build,omitempty"`
 	Sealed   map[string]string `json:"sealed,omitempty"` // commitments
@@ -163,9 +164,7 @@ func (e Event) public(build string) record {
 	}
 	maps.DeleteFunc(r.Codes, func(_, v string) bool { return !token(v) })
 	if e.Facts != nil {
-		f := *e.Facts
-		f.Campaign, f.ConsentID = "", ""
-		r.Facts = &f
+		r.Facts = e.Facts.Line()
 	}
 	return r
 }
@@ -221,6 +220,9 @@ func parse(l store.Leaf) (record, *values, error) {
 	if err := json.Unmarshal(l.Record, &r); err != nil || r.Version != recordVersion {
 		return r, nil, errLeaf
 	}
+	if _, err := r.facts(); err != nil {
+		return r, nil, errLeaf
+	}
 	if len(l.Sealed) == 0 {
 		return r, nil, nil
 	}
@@ -231,12 +233,23 @@ func parse(l store.Leaf) (record, *values, error) {
 	return r, v, nil
 }
 
+// facts reads the facts line, nil if there is none.
+func (r record) facts() (*policy.Facts, error) {
+	if len(r.Facts) == 0 {
+		return nil, nil
+	}
+	f, err := policy.ParseFactsLine(r.Facts)
+	f.Now, f.Partner = r.Time, r.Partner
+	return &f, err
+}
+
 // event puts record and values together again.
 func (r record) event(v *values) Event {
 	e := Event{
 		Time: r.Time, ID: r.ID, Envelope: r.Envelope, Kind: r.Event, Code: r.Code, Rule: r.Rule, Policy: r.Policy,
-		Sender: r.Sender, Partner: r.Partner, Facts: r.Facts, Codes: r.Codes,
+		Sender: r.Sender, Partner: r.Partner, Codes: r.Codes,
 	}
+	e.Facts, _ = r.facts() // parse has looked
 	if v == nil {
 		return e
 	}
@@ -247,11 +260,11 @@ func (r record) event(v *values) Event {
 		e.Facts.Campaign, e.Facts.ConsentID = e.Campaign, get(consentName)
 	}
 	for name, value := range v.Values {
-		if len(name) > len(evidencePrefix) && name[:len(evidencePrefix)] == evidencePrefix {
+		if key, ok := strings.CutPrefix(name, evidencePrefix); ok {
 			if e.Evidence == nil {
 				e.Evidence = map[string]string{}
 			}
-			e.Evidence[name[len(evidencePrefix):]] = value
+			e.Evidence[key] = value
 		}
 	}
 	return e

@@ -19,7 +19,7 @@ var ErrFormat = errors.New("audit: unknown format")
 
 // Export is what to write.
 type Export struct {
-	Format     string // csv, jsonl or cef
+	Format     string // csv, jsonl, cef, ocsf or fhir
 	Filter     Filter
 	Recipients bool // whether the reader's role may see who the recipients are
 }
@@ -30,22 +30,28 @@ type writer interface {
 	end() error
 }
 
-func (l *Log) writer(w io.Writer, x Export) (writer, error) {
-	switch x.Format {
+func (l *Log) writer(w io.Writer, format string) (writer, error) {
+	switch format {
 	case "csv":
 		return newCSV(w), nil
 	case "jsonl":
-		return jsonl{json.NewEncoder(w)}, nil
+		return lines(w, func(e Entry) any { return e }), nil
 	case "cef":
-		return cef{w, l.o.Sealer}, nil
+		return cef{w}, nil
+	case "ocsf":
+		return lines(w, l.ocsf), nil
+	case "fhir":
+		return lines(w, l.fhir), nil
 	}
-	return nil, fmt.Errorf("%w: use csv, jsonl or cef", ErrFormat)
+	return nil, fmt.Errorf("%w: use csv, jsonl, cef, ocsf or fhir", ErrFormat)
 }
 
 // Export writes down that r exports the log, then writes the entries to w and
-// returns how many. Without Recipients no address, evidence or free text is in it.
+// returns how many. cef, ocsf and fhir tell of mail only. Without Recipients no
+// address, evidence or free text is written; a recipient is then left out, or a
+// keyed hash in the formats for machines, so that equal ones can be told.
 func (l *Log) Export(ctx context.Context, w io.Writer, r Reader, x Export) (int, error) {
-	out, err := l.writer(w, x)
+	out, err := l.writer(w, x.Format)
 	if err != nil {
 		return 0, err
 	}
@@ -60,8 +66,9 @@ func (l *Log) Export(ctx context.Context, w io.Writer, r Reader, x Export) (int,
 		if err = failed; err != nil {
 			return false
 		}
-		if _, hashes := out.(cef); !x.Recipients && !hashes {
-			e = e.withoutPeople()
+		e, ok := l.shown(e, x)
+		if !ok {
+			return true
 		}
 		if err = out.write(e); err != nil {
 			return false
@@ -78,16 +85,50 @@ func (l *Log) Export(ctx context.Context, w io.Writer, r Reader, x Export) (int,
 	return n, nil
 }
 
-func (e Entry) withoutPeople() Entry {
-	e.Recipient, e.Return, e.Reason, e.Evidence = "", "", "", nil
-	e.Redacted = true
-	return e
+// shown is the entry as this export may tell it; ok is false if it says nothing of it.
+func (l *Log) shown(e Entry, x Export) (_ Entry, ok bool) {
+	machine := x.Format != "csv" && x.Format != "jsonl"
+	if machine && !e.Kind.ofMail() {
+		return e, false
+	}
+	if x.Recipients && x.Format != "cef" {
+		return e, true
+	}
+	hash := l.hash(e.Recipient)
+	e.Recipient, e.Return, e.Reason, e.Evidence, e.Redacted = "", "", "", nil, true
+	if machine {
+		e.Recipient = hash
+	}
+	return e, true
 }
 
-type jsonl struct{ *json.Encoder }
+func (l *Log) hash(a policy.Address) policy.Address {
+	if a == "" {
+		return ""
+	}
+	h := l.o.Sealer.Index("audit recipient", a.Key())
+	return policy.Address(hex.EncodeToString(h[:]))
+}
 
-func (j jsonl) write(e Entry) error { return j.Encode(e) }
-func (jsonl) end() error            { return nil }
+// ofMail reports whether the kind tells what became of mail.
+func (k Kind) ofMail() bool {
+	switch k {
+	case Delivered, Pickup, Bounced, Held, Deferred, Rejected, Released, Recalled, Cancelled:
+		return true
+	}
+	return false
+}
+
+// jsonLines writes a JSON object per line.
+type jsonLines struct {
+	*json.Encoder
+	shape func(Entry) any
+}
+
+func lines(w io.Writer, shape func(Entry) any) jsonLines { return jsonLines{json.NewEncoder(w), shape} }
+
+func (j jsonLines) write(e Entry) error { return j.Encode(j.shape(e)) }
+func (jsonLines) end() error            { return nil }
 
 // csvFile is a table for compliance staff, in plain words.
 type csvFile struct{ w *csv.Writer }
@@ -128,12 +169,8 @@ func guard(cell string) string {
 	return cell
 }
 
-// cef is ArcSight's Common Event Format, for a SIEM. Recipients are keyed hashes
-// in it, so that equal ones can be told without being known.
-type cef struct {
-	w      io.Writer
-	sealer Sealer
-}
+// cef is ArcSight's Common Event Format, for a SIEM.
+type cef struct{ w io.Writer }
 
 var (
 	cefHeader = strings.NewReplacer(`\`, `\\`, `|`, `\|`, "\n", " ", "\r", " ")
@@ -155,7 +192,7 @@ func (c cef) write(e Entry) error {
 		}
 	}
 	put("suser", firstOf(e.Partner, e.Sender))
-	put("duser", c.hash(e.Recipient))
+	put("duser", e.Recipient.Clear())
 	for i, f := range [][2]string{{"decision", string(e.ID)}, {"policy", e.Policy}, {"rule", e.Rule}} {
 		if f[1] != "" {
 			put(fmt.Sprintf("cs%dLabel", i+1), f[0])
@@ -170,14 +207,6 @@ func (c cef) write(e Entry) error {
 }
 
 func (c cef) end() error { return nil }
-
-func (c cef) hash(a policy.Address) string {
-	if a == "" {
-		return ""
-	}
-	h := c.sealer.Index("audit recipient", a.Key())
-	return hex.EncodeToString(h[:])
-}
 
 func firstOf(a, b string) string {
 	if a != "" {

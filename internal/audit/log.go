@@ -215,6 +215,10 @@ func (e Entry) MarshalJSON() ([]byte, error) {
 			detail[k] = v
 		}
 	}
+	var facts json.RawMessage
+	if e.Facts != nil {
+		facts = e.Facts.Line()
+	}
 	return json.Marshal(struct {
 		N         int64             `json:"n"`
 		Time      time.Time         `json:"time"`
@@ -229,7 +233,7 @@ func (e Entry) MarshalJSON() ([]byte, error) {
 		Campaign  string            `json:"campaign,omitempty"`
 		Rule      string            `json:"rule,omitempty"`
 		Policy    string            `json:"policy,omitempty"`
-		Facts     *policy.Facts     `json:"facts,omitempty"`
+		Facts     json.RawMessage   `json:"facts,omitempty"`
 		Who       string            `json:"who,omitempty"`
 		Second    string            `json:"second,omitempty"`
 		Reason    string            `json:"reason,omitempty"`
@@ -238,7 +242,7 @@ func (e Entry) MarshalJSON() ([]byte, error) {
 		Hash      string            `json:"hash"`
 	}{
 		e.N, e.Time, e.ID, e.Envelope, e.Kind, e.Code, e.Recipient.Clear(), e.Sender, e.Return.Clear(), e.Partner,
-		e.Campaign, e.Rule, e.Policy, e.Facts, e.Who, e.Second, e.Reason, detail, e.Redacted, e.hash.String(),
+		e.Campaign, e.Rule, e.Policy, facts, e.Who, e.Second, e.Reason, detail, e.Redacted, e.hash.String(),
 	})
 }
 

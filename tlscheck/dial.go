@@ -146,9 +146,6 @@ func dialEach[C any](ctx context.Context, c *Checker, t Target, try func(netip.A
 			break
 		}
 	}
-	if len(fs) == 0 {
-		return nil, e, &Failure{Class: Transport, Reason: "host has no address"}
-	}
 	return nil, e, worst(fs)
 }
 

@@ -3,6 +3,7 @@ package tlscheck
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // FailureClass says what a failed attempt means for the message. The queue acts
@@ -79,14 +80,11 @@ func asFailure(err error) *Failure {
 
 // worst folds the failures of several hosts into the domain's: a failure that a
 // retry may mend outweighs a definite one, so that one broken lookup cannot
-// turn a message over to its Else.
+// turn a message over to its Else. Of no failures at all nothing is known.
 func worst(fs []*Failure) *Failure {
 	rank := map[FailureClass]int{Unknown: 4, Transport: 3, Indeterminate: 3, PolicyFail: 2, Permanent: 1}
-	var w *Failure
-	for _, f := range fs {
-		if w == nil || rank[f.Class] > rank[w.Class] {
-			w = f
-		}
+	if len(fs) == 0 {
+		return &Failure{Class: Unknown, Reason: "no host is known"}
 	}
-	return w
+	return slices.MaxFunc(fs, func(a, b *Failure) int { return rank[a.Class] - rank[b.Class] })
 }

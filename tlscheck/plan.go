@@ -44,13 +44,9 @@ func (t Target) Key() string {
 // additionally demands what live policies demand (DANE, MTA-STS enforce), also
 // without a floor. The error is a *Failure if no host is left: PolicyFail if
 // none can meet the floor, Unknown or Transport if a later try may find one. A
-// PolicyFail is only given after everything was looked up anew (RFC 8461 §5.1).
+// PolicyFail never rests on what was only remembered (RFC 8461 §5.1).
 func (c *Checker) Plan(ctx context.Context, domain string, f policy.Floor) (*Plan, error) {
-	p, err := c.plan(ctx, domain, f, false)
-	if err != nil && ClassOf(err) == PolicyFail {
-		return c.plan(ctx, domain, f, true)
-	}
-	return p, err
+	return c.plan(ctx, domain, f, false)
 }
 
 // Recheck plans again from nothing: DNS is asked, and the MTA-STS policy fetched
@@ -100,7 +96,10 @@ func (c *Checker) plan(ctx context.Context, domain string, f policy.Floor, fresh
 		plan.Targets = append(plan.Targets, Target{Domain: p.Domain, MX: m, Floor: f, Policy: p.Policy})
 	}
 	if len(plan.Targets) == 0 {
-		return nil, worst(fs)
+		if w := worst(fs); w.Class != PolicyFail || fresh || c.now().Sub(p.CheckedAt) < failureKeep {
+			return nil, w
+		}
+		return c.plan(ctx, domain, f, true)
 	}
 	inOrder(plan.Targets)
 	return plan, nil

@@ -373,7 +373,7 @@ func (p *Posture) rate() {
 	p.Predicted, p.Best = policy.AssuranceUnknown, policy.AssuranceUnknown
 	usable := slices.DeleteFunc(slices.Clone(p.MX), func(m MXPlan) bool { return m.Skip != nil })
 	if len(usable) == 0 {
-		if f := worst(skips(p.MX)); f != nil && f.Class == PolicyFail {
+		if worst(skips(p.MX)).Class == PolicyFail {
 			p.Predicted, p.Best = policy.AssuranceNone, policy.AssuranceNone
 		}
 		return

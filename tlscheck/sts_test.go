@@ -353,6 +353,7 @@ func TestR18_PlanItselfRechecks(t *testing.T) {
 		t.Errorf("%d GETs at once", n)
 	}
 	b.sts("a.test", "2", enforce+"mx: mx.a.test\n")
+	b.clock.advance(failureKeep) // the plan is still remembered
 	e, err := send(t, c, "a.test", named)
 	wantAssurance(t, e, err, policy.AssurancePolicy)
 }

@@ -565,7 +565,11 @@ func (r *reader) labelledName(t *text, at int, strong bool) {
 		}
 	}
 	if n >= 1 && (strong || n >= 2) && (known || n >= 2) && t.cues[first]&(lexicon.Your|lexicon.You|lexicon.Conditional) == 0 && !(n == 1 && !known) {
-		r.add(t, ident{rule: ruleNameLabelled, start: t.tokens[first].start, end: t.tokens[last].end, score: .9, patient: true})
+		score := float32(.9)
+		if !strong {
+			score = .7 // "Member Kim Boyle": clubs have members too
+		}
+		r.add(t, ident{rule: ruleNameLabelled, start: t.tokens[first].start, end: t.tokens[last].end, score: score, patient: true})
 	}
 }
 

@@ -14,6 +14,7 @@ type tally struct {
 	sentences, generic int
 	animals, jobs      int
 	words, english     int
+	longest            int // words of the longest text of the mail itself
 	promoSubject       bool
 	promoLead          int
 	vector             [64]int
@@ -48,6 +49,9 @@ func (r *reader) countText(t *text, p *extract.Part) {
 		}
 	}
 	for i := range t.tokens {
+		if t.cues[i]&lexicon.Family != 0 && i > 0 && t.cues[i-1]&lexicon.Your != 0 {
+			r.family = true
+		}
 		if t.cues[i]&lexicon.Animal != 0 {
 			c.animals++
 		}
@@ -64,6 +68,7 @@ func (r *reader) countText(t *text, p *extract.Part) {
 	}
 	c.words += len(t.tokens)
 	if p.Kind == extract.Body {
+		c.longest = max(c.longest, len(t.tokens))
 		d.texts = append(d.texts, t.src)
 	}
 }
@@ -112,6 +117,7 @@ func (r *reader) finish() {
 	if len(r.msg.Fields("List-Unsubscribe")) > 0 {
 		d.unsubscribe = true
 	}
+	d.note = c.longest <= 90 && !d.unsubscribe && !d.promotional && c.jobs == 0
 	if c.words >= 20 && c.english*100 < c.words*8 {
 		d.language = "other"
 	} else {

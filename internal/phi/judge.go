@@ -255,8 +255,11 @@ func symptomatic(f *fact, d *Document) bool {
 // strength is the weight of a fact's tie in this view.
 func (d *Document) strength(f *fact, v view) float32 {
 	r := f.r * f.zone
-	if f.tie == tieRelation {
+	switch {
+	case f.tie == tieRelation:
 		r = f.r
+	case f.tie == tieNote && (!d.note || v.trade != tradeHealth):
+		r *= .5
 	}
 	if f.soft && d.general {
 		r *= .45
@@ -269,7 +272,7 @@ func (d *Document) strength(f *fact, v view) float32 {
 	}
 	if v.trade == tradeUnknown {
 		switch {
-		case f.who == namedPerson:
+		case f.who == namedPerson, f.who == labelledPatient && f.r <= .85:
 			r *= .6
 		case f.who == addressee && !f.concrete:
 			r *= .75

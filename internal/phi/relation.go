@@ -32,6 +32,7 @@ const (
 	tiePossessiveEvent
 	tieNotice
 	tieEvent
+	tieNote
 	tieInvite
 	tieRelation
 	tieLabelled
@@ -45,7 +46,7 @@ const (
 )
 
 var tieNames = [...]string{"co-occurrence", "statement to the reader", "bound second person", "bound family member", "bound second person", "bound second person",
-	"personal notice", "event of the reader", "calendar invite", "care relationship", "same block", "same row", "same clause", "possessive name", "declared audience", "segment", "format", "hashed recipient"}
+	"personal notice", "event of the reader", "note of a clinician", "calendar invite", "care relationship", "same block", "same row", "same clause", "possessive name", "declared audience", "segment", "format", "hashed recipient"}
 
 // fact is a health mention and what its sentence says about it, kept until the
 // whole message is known.
@@ -257,6 +258,10 @@ func (r *reader) second(t *text, m *mention) fact {
 		f.tie, f.r, f.soft = tiePossessive, .75, true
 	case s.cues&lexicon.Status != 0 && noticed(m.term) && s.cues&lexicon.Promo == 0:
 		f.tie, f.r, f.soft = tieNotice, .85, true
+	case r.family && s.cues&lexicon.RolePronoun != 0 && m.term.Tier == lexicon.Specific:
+		f.tie, f.r, f.soft = tieFamily, .85, true
+	case m.term.Tier == lexicon.Specific && m.term.Kind != lexicon.Provider && s.cues&(lexicon.Promo|lexicon.RolePatient) == 0 && (s.cues&lexicon.Clinician != 0 || s.day || measured(t, s, m)):
+		f.tie, f.r, f.soft = tieNote, .7, true
 	case personal && f.concrete:
 		f.tie, f.r, f.soft = tieStatement, .7, true
 	case personal && s.cues&lexicon.Episodic != 0:
@@ -265,6 +270,36 @@ func (r *reader) second(t *text, m *mention) fact {
 		f.tie, f.r, f.soft = tieStatement, .35, true
 	}
 	return f
+}
+
+// measured reports a number right behind a mention: "psa is 6.2", "Wegovy 1 mg".
+// A bound ("over 160") or an indefinite article ("an LDL of 160") make it general.
+func measured(t *text, s *sentence, m *mention) bool {
+	if m.first > s.first && article(t.word8(int(m.first)-1)) {
+		return false
+	}
+	for j := m.last; j < min(s.last, m.last+4); j++ {
+		if parted(t.between(int(j)-1, int(j))) {
+			return false
+		}
+		if t.tokens[j].shape&digits != 0 {
+			return j+1 == s.last || t.word8(int(j)+1) != "year"
+		}
+		if bounding(t.word8(int(j))) {
+			return false
+		}
+	}
+	return false
+}
+
+func article(w string) bool { return w == "a" || w == "an" || w == "A" || w == "An" || w == "any" }
+
+func bounding(w string) bool {
+	switch w {
+	case "over", "under", "above", "below", "than", "between", "least", "around", "exceeds", "reaches":
+		return true
+	}
+	return false
 }
 
 // noticed lists what a status can be told of without naming the person: "refill
@@ -283,16 +318,16 @@ func noticed(t *lexicon.Term) bool {
 // ("see you Tuesday"). From a practice whose name tells the disease any hour
 // will do.
 func (r *reader) meetings(t *text) {
-	special := r.doc.sender.topic != lexicon.NoTopic && r.doc.sender.health
+	special := r.doc.sender.topic != lexicon.NoTopic
 	for n := range t.sentences {
 		s := &t.sentences[n]
-		day := s.concrete || s.cues&lexicon.Weekday != 0
+		day := s.day || s.cues&lexicon.Weekday != 0 || special && s.cues&lexicon.Clinician != 0
 		if !day || s.zone == extract.Footer || s.cues&(lexicon.Generic|lexicon.Conditional|lexicon.Promo) != 0 && s.cues&lexicon.Meet == 0 {
 			continue
 		}
 		personal := s.cues&(lexicon.You|lexicon.Your|lexicon.Status) != 0
 		named := s.cues&lexicon.TitleProvider != 0 || r.providerIn(t, n)
-		if !(personal && named) && s.cues&lexicon.Meet == 0 && !(special && s.concrete) {
+		if !(personal && named) && s.cues&lexicon.Meet == 0 && !(special && (s.day || personal || s.cues&lexicon.Clinician != 0)) {
 			continue
 		}
 		m := mention{&lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Weak}, s.first, min(s.last, s.first+1), int32(n)}
@@ -424,7 +459,10 @@ func (r *reader) labelledFact(t *text, x *ident) {
 		return
 	}
 	tied := float32(1)
-	if x.rule == ruleDOB || x.rule == ruleNameLabelled {
+	switch {
+	case x.rule == ruleNameLabelled && x.score < .9:
+		tied = .85
+	case x.rule == ruleDOB || x.rule == ruleNameLabelled:
 		tied = .95
 	}
 	r.keep(t, m, fact{who: labelledPatient, i: .95, tie: tieLabelled, r: tied, concrete: true})

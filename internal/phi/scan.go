@@ -75,6 +75,7 @@ type Document struct {
 	subjectPHI  bool // the subject shows a health word or a strong identifier
 	animals     bool
 	employment  bool // speaks of work at the sender
+	note        bool // short, to one person, without the marks of bulk mail
 	unfilled    bool // merge slots that no tool filled
 	general     bool // the text speaks of people in general
 	sender      senderProfile
@@ -113,6 +114,7 @@ type reader struct {
 	ownDomain string
 	persons   map[string]bool
 	count     tally
+	family    bool // "your son" or the like was read
 }
 
 // Read extracts, tokenises and relates a raw message (RFC 5322), once for all
@@ -141,7 +143,7 @@ func (r *reader) reset() {
 	clear(r.seen)
 	clear(r.own)
 	clear(r.persons)
-	r.doc, r.msg, r.ownDomain, r.count = nil, nil, "", tally{}
+	r.doc, r.msg, r.ownDomain, r.count, r.family = nil, nil, "", tally{}, false
 	r.ids, r.codes, r.hits = r.ids[:0], r.codes[:0], r.hits[:0]
 	r.text.src = ""
 	if cap(r.text.tokens) > 1<<16 { // a giant message must not pin its scratch

@@ -112,6 +112,7 @@ const (
 	Meet
 	Job
 	Facility
+	Clinician
 )
 
 var cueNames = map[string]Cue{
@@ -122,7 +123,7 @@ var cueNames = map[string]Cue{
 	"title provider": TitleProvider, "title person": TitlePerson, "sender health": SenderHealth,
 	"list patient": ListPatient, "list open": ListOpen,
 	"cue stop": Stop, "cue offer": Offer, "cue month": Month, "cue weekday": Weekday, "cue unit": Unit, "cue greeting": Greeting,
-	"cue street": Street, "cue state": State, "cue english": English, "cue meet": Meet, "cue job": Job, "cue facility": Facility,
+	"cue street": Street, "cue state": State, "cue english": English, "cue meet": Meet, "cue job": Job, "cue facility": Facility, "cue clinician": Clinician,
 }
 
 // Label says which identifier a word announces.

@@ -2,6 +2,11 @@ package gateway
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	"math/big"
 	"strconv"
 	"time"
 
@@ -29,11 +34,15 @@ const pickupPrefix = "pickup-"
 
 // newPickup makes a pickup of a message for one recipient, and the notice that
 // carries its link. The link's secret is nowhere but in the notice.
-func (g *Gateway) newPickup(m store.Message, f policy.Facts, to policy.Address, code policy.Code, now time.Time) (store.NewPickup, draft, error) {
+func (g *Gateway) newPickup(ctx context.Context, m store.Message, f policy.Facts, to policy.Address, code policy.Code, now time.Time) (store.NewPickup, draft, error) {
+	pin, err := g.pinFor(ctx, f, to)
+	if err != nil {
+		return store.NewPickup{}, draft{}, err
+	}
 	offer, link := g.portal.Offer(store.Pickup{
 		ID: g.ids.New(now), Message: m.ID, Recipient: to.Clear(), Sender: m.Sender, Return: m.Return, Created: now, Code: code, Facts: f,
 		Expires: now.Add(time.Duration(g.cfg.Portal.Expiry)),
-	}, "", m.Language)
+	}, pin, m.Language)
 	notice, err := g.letter(to, pickupPrefix+string(offer.Pickup.ID), code, now, func(e mail.Envelope) ([]byte, error) {
 		return mail.Notice{Envelope: e, Language: m.Language, Practice: e.FromName, Phone: g.cfg.Portal.Phone,
 			Link: link, Expires: offer.Pickup.Expires}.Bytes()
@@ -86,4 +95,80 @@ func (g *Gateway) pickupLeaf(e portal.Event) store.Leaf {
 	}
 	return g.audit.Leaf(audit.Event{Time: e.Time, ID: e.Pickup.Message, Kind: kind, Code: e.Pickup.Code, Sender: e.Pickup.Sender,
 		Recipient: policy.Address(e.Pickup.Recipient), Who: e.By, Reason: e.Reason, Codes: codes})
+}
+
+// pinKind is the record kind of clinic PINs, by address.
+const pinKind = "pin"
+
+// NewPIN makes the PIN of a recipient: eight digits that the practice hands over
+// in person, on paper or by phone. From then on messages on sensitive topics ask
+// for it instead of a mailed code, and cannot be opened without it.
+func (g *Gateway) NewPIN(ctx context.Context, to policy.Address, who string) (string, error) {
+	n, err := rand.Int(rand.Reader, big.NewInt(1e8))
+	if err != nil {
+		return "", err
+	}
+	pin := fmt.Sprintf("%08d", n)
+	return pin, g.store.Apply(ctx, store.Effects{
+		Records: []store.Record{{Kind: pinKind, Subject: to.Key(), Key: pinKind, Value: []byte(pin)}},
+		Leaves:  []store.Leaf{g.audit.Leaf(audit.Event{Kind: audit.Changed, Recipient: to, Who: who, Policy: g.rules().Hash(), Codes: map[string]string{"what": "pin"}})},
+	})
+}
+
+// pinFor is the PIN that a pickup is sealed with, "" for a mailed code.
+func (g *Gateway) pinFor(ctx context.Context, f policy.Facts, to policy.Address) (string, error) {
+	if f.Topic != policy.TopicSensitive {
+		return "", nil
+	}
+	rs, err := g.store.Records(ctx, pinKind, to.Key())
+	if err != nil || len(rs) == 0 {
+		return "", err
+	}
+	return string(rs[0].Value), nil
+}
+
+// PickupRow is a pickup as "gateway pickup list" prints it.
+type PickupRow struct {
+	ID      store.ID          `json:"id"`     // of the message, as said in the SMTP reply
+	Pickup  store.ID          `json:"pickup"` // of the pickup itself
+	State   store.PickupState `json:"state"`  // released: it was read
+	Code    policy.Code       `json:"code"`   // why it went to the portal
+	Sender  string            `json:"sender"` // name in policy.yaml
+	Created time.Time         `json:"created"`
+	Expires time.Time         `json:"expires"`
+}
+
+// Pickups lists the messages on the portal, all or those of one recipient.
+func (g *Gateway) Pickups(ctx context.Context, of policy.Address) iter.Seq2[PickupRow, error] {
+	return func(yield func(PickupRow, error) bool) {
+		q := store.PickupQuery{Recipient: of.Clear()}
+		for {
+			page, err := g.store.Pickups(ctx, q)
+			if err != nil {
+				yield(PickupRow{}, err)
+				return
+			}
+			for _, p := range page {
+				q.After = p.ID
+				if !yield(PickupRow{p.Message, p.ID, p.State, p.Code, p.Sender, p.Created, p.Expires}, nil) {
+					return
+				}
+			}
+			if len(page) == 0 {
+				return
+			}
+		}
+	}
+}
+
+// ErrNoPortal is returned by verbs about pickups on a site without a portal.
+var ErrNoPortal = errors.New("the site has no portal")
+
+// RecallPickup takes a message back from the portal. What was read before stays
+// with who read it.
+func (g *Gateway) RecallPickup(ctx context.Context, id store.ID, who, reason string) error {
+	if g.portal == nil {
+		return ErrNoPortal
+	}
+	return g.portal.Recall(ctx, id, who, reason)
 }

@@ -138,7 +138,7 @@ func (g *Gateway) keep(ctx context.Context, a *store.Acceptance, s Submission, r
 	}
 	drafts := []draft{{m, r.author()}}
 	for _, d := range f.pickup {
-		pickup, notice, err := g.newPickup(m.Message, d.facts, d.recipient.address, d.verdict.Code, now)
+		pickup, notice, err := g.newPickup(ctx, m.Message, d.facts, d.recipient.address, d.verdict.Code, now)
 		if err != nil {
 			return err
 		}

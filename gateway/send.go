@@ -161,7 +161,7 @@ func (g *Gateway) toPortal(ctx context.Context, e store.Envelope, v policy.Verdi
 
 // pickupEffects makes a pickup of an envelope's message, with its notice.
 func (g *Gateway) pickupEffects(ctx context.Context, e store.Envelope, code policy.Code) (store.Effects, error) {
-	pickup, notice, err := g.newPickup(e.Message, e.Facts, policy.Address(e.Recipient), code, g.clock())
+	pickup, notice, err := g.newPickup(ctx, e.Message, e.Facts, policy.Address(e.Recipient), code, g.clock())
 	if err != nil {
 		return store.Effects{}, err
 	}

@@ -462,6 +462,50 @@ func TestExpiredIsGivenUpUntried(t *testing.T) {
 	})
 }
 
+// Mail that should have met its floor by now goes another way, though nobody
+// tries it because its destination is down.
+func TestFloorTimeOfAnUnreachedDestination(t *testing.T) {
+	story(t, nil, func(w *world) {
+		w.serve("dead.example", server{down: true})
+		w.accept("dead.example", 20, func(e *store.Envelope) { e.Within = time.Now().Add(time.Hour) })
+		w.accept("dead.example", 2, nil)
+		w.start()
+		w.pass(58 * time.Minute)
+		early := len(w.gaveUp)
+		w.pass(5 * time.Minute)
+		w.stop()
+		if early != 0 || len(w.gaveUp) != 20 || w.left() != 2 {
+			w.Errorf("gave up %d before and %d after the hour, %d left", early, len(w.gaveUp), w.left())
+		}
+	})
+}
+
+// Another node has all slots of a destination: its mail waits, without a hot loop.
+func TestAnotherNodeHasTheSlots(t *testing.T) {
+	story(t, few(10, 1), func(w *world) {
+		s := &failing{Memory: w.mem}
+		w.Queue = w.node(s, few(10, 1))
+		w.accept("a.example", 2, nil)
+		b, err := w.mem.Lease(w.Context(), store.LeaseRequest{Dest: "a.example", Max: 1, Cap: 1, For: time.Hour})
+		if err != nil || len(b.Envelopes) != 1 {
+			w.Fatal(err)
+		}
+		w.start()
+		w.pass(time.Minute)
+		if len(w.attempts) != 0 || s.looks() > 200 {
+			w.Errorf("%d attempts, %d looks in a minute", len(w.attempts), s.looks())
+		}
+		if err := w.mem.Finish(w.Context(), b.Token, []store.Result{{Envelope: b.Envelopes[0].ID, Next: store.Finish}}, store.Effects{}); err != nil {
+			w.Fatal(err)
+		}
+		w.pass(5 * time.Second)
+		w.stop()
+		if w.left() != 0 {
+			w.Error("its mail does not leave when the slot is free")
+		}
+	})
+}
+
 // We were switched off for a week: what never had a chance gets one.
 func TestExpiredButNeverTriedIsTried(t *testing.T) {
 	story(t, few(1, 1), func(w *world) {
@@ -600,6 +644,7 @@ type failing struct {
 }
 
 func (f *failing) set(sick bool) { f.mu.Lock(); f.sick = sick; f.mu.Unlock() }
+func (f *failing) looks() int    { f.mu.Lock(); defer f.mu.Unlock(); return f.dues }
 func (f *failing) count() int    { f.mu.Lock(); defer f.mu.Unlock(); return f.calls }
 func (f *failing) err() error {
 	f.mu.Lock()

@@ -212,6 +212,15 @@ func (q *Queue) looked(s *session) {
 	}
 }
 
+// crowdedOut leaves a site alone for a moment: other nodes have all its slots.
+func (q *Queue) crowdedOut(s *session) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if soon := q.o.Clock().Add(blocked); s.site.until.Before(soon) {
+		s.site.until = soon
+	}
+}
+
 // leave ends a session.
 func (q *Queue) leave(s *session) {
 	q.mu.Lock()
@@ -226,18 +235,18 @@ func (q *Queue) leave(s *session) {
 
 // learn tells the site what an outcome says about it, and reports whether the
 // session should stop.
-func (q *Queue) learn(v *site, o Outcome) (stop bool) {
+func (q *Queue) learn(s *session, o Outcome) (stop bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
 	case o.Down:
-		q.sites.down(v, q.o.Clock())
+		q.sites.down(s.site, s.dest, q.o.Clock())
 		return true
 	case o.Next == store.Retry && throttled(o.LastReply):
-		q.sites.pushedBack(v, q.o.Clock())
+		q.sites.pushedBack(s.site, s.dest, q.o.Clock())
 		return true
 	case o.Next == store.Finish:
-		q.sites.success(v)
+		q.sites.success(s.site)
 	}
 	return false
 }
@@ -357,8 +366,9 @@ func (q *Queue) end() {
 	}
 }
 
-// sweep gives up what expired without being tried: held mail, and mail to
-// destinations that are left alone.
+// sweep gives up what no session sees to: held mail that expired, and mail to
+// destinations that are left alone, when it expired or its floor should have
+// been met by now.
 func (q *Queue) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEach)
 	defer tick.Stop()
@@ -378,16 +388,31 @@ func (q *Queue) sweepOnce(ctx context.Context) error {
 	now := q.o.Clock()
 	q.mu.Lock()
 	q.sites.prune(now)
+	unreached := q.sites.unreached()
 	q.mu.Unlock()
-	query := store.Query{ExpiresBy: now}
+	err := q.sweepQuery(ctx, store.Query{ExpiresBy: now}, func(e store.Envelope) bool {
+		untried := e.State == store.Ready && e.Attempts == 0 && !slices.Contains(unreached, e.Dest)
+		return !untried && !now.Before(q.expires(e))
+	})
+	for _, dest := range unreached { // nobody will try whether the floor can be met
+		if err == nil {
+			err = q.sweepQuery(ctx, store.Query{State: store.Ready, Dest: dest}, func(e store.Envelope) bool {
+				return !e.Within.IsZero() && !now.Before(e.Within)
+			})
+		}
+	}
+	return err
+}
+
+// sweepQuery gives up what the query selects and over says.
+func (q *Queue) sweepQuery(ctx context.Context, query store.Query, over func(store.Envelope) bool) error {
 	for {
 		page, err := q.o.Store.Envelopes(ctx, query)
 		if err != nil || len(page) == 0 {
 			return err
 		}
 		for _, e := range page {
-			untried := e.State == store.Ready && e.Attempts == 0 && !q.leftAlone(e.Dest)
-			if untried || e.State == store.Leased || now.Before(q.expires(e)) {
+			if e.State == store.Leased || !over(e) {
 				continue
 			}
 			if err := q.giveUp(ctx, e); err != nil {
@@ -396,13 +421,6 @@ func (q *Queue) sweepOnce(ctx context.Context) error {
 		}
 		query.After = page[len(page)-1].ID
 	}
-}
-
-func (q *Queue) leftAlone(dest string) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	v := q.sites.known[q.o.Site(dest)]
-	return v != nil && v.troubles > 0
 }
 
 func (q *Queue) giveUp(ctx context.Context, e store.Envelope) error {

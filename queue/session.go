@@ -72,7 +72,8 @@ func (s *session) lease() bool {
 		})
 		s.q.leased(s, b)
 		switch {
-		case errors.Is(err, store.ErrNoSlot): // another node has them all
+		case errors.Is(err, store.ErrNoSlot):
+			s.q.crowdedOut(s)
 			return false
 		case err != nil:
 			if s.ctx.Err() == nil {
@@ -116,7 +117,7 @@ func (s *session) done(o Outcome) {
 		return
 	}
 	e := s.batch[i]
-	s.over = s.q.learn(s.site, o)
+	s.over = s.q.learn(s, o)
 	if o.Next == store.Retry {
 		o = s.retry(e, o)
 	}

@@ -30,10 +30,11 @@ type site struct {
 	leasing   int        // of them not yet told whether there is mail
 	idle      []*session // of them waiting for more mail
 	window    int        // sessions allowed
+	successes int        // since the window last changed
 	until     time.Time  // left alone before
 	troubles  int        // times in a row that it could not be reached
-	successes int        // since the window last changed
 	trouble   time.Time  // the last time it could not be reached, or pushed back
+	unreached []string   // destinations that could not be reached since the last success
 }
 
 // reserve is how many workers only prompt mail may take: a pickup code must not
@@ -116,7 +117,7 @@ func (s *sites) chance(d store.DestDue, now time.Time) chance {
 // success opens the window by one; once the site had trouble, only when as many
 // succeeded as the window holds.
 func (s *sites) success(v *site) {
-	v.troubles, v.until = 0, time.Time{}
+	v.troubles, v.until, v.unreached = 0, time.Time{}, nil
 	v.successes++
 	if v.trouble.IsZero() || v.successes >= v.window {
 		v.window, v.successes = min(v.window+1, s.limit.PerDestination), 0
@@ -125,9 +126,9 @@ func (s *sites) success(v *site) {
 
 // pushedBack halves the window; a site that pushes back against a single session
 // is left alone.
-func (s *sites) pushedBack(v *site, now time.Time) {
+func (s *sites) pushedBack(v *site, dest string, now time.Time) {
 	if v.window == 1 {
-		s.down(v, now)
+		s.down(v, dest, now)
 		return
 	}
 	v.trouble, v.successes = now, 0
@@ -136,7 +137,10 @@ func (s *sites) pushedBack(v *site, now time.Time) {
 
 // down leaves a site alone: its next session is a single one, after a time that
 // doubles with each failure.
-func (s *sites) down(v *site, now time.Time) {
+func (s *sites) down(v *site, dest string, now time.Time) {
+	if !slices.Contains(v.unreached, dest) {
+		v.unreached = append(v.unreached, dest)
+	}
 	if now.Before(v.until) { // another session said so already
 		return
 	}
@@ -146,10 +150,18 @@ func (s *sites) down(v *site, now time.Time) {
 	v.until = now.Add(time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64())))
 }
 
+// unreached lists the destinations that are left alone.
+func (s *sites) unreached() (dests []string) {
+	for _, v := range s.known {
+		dests = append(dests, v.unreached...)
+	}
+	return dests
+}
+
 // clear forgets the troubles of a destination, because an operator says so.
 func (s *sites) clear(dest string) {
 	if v := s.known[s.of(dest)]; v != nil {
-		v.until, v.troubles, v.window = time.Time{}, 0, s.initial()
+		v.until, v.troubles, v.window, v.unreached = time.Time{}, 0, s.initial(), nil
 		s.forget(v)
 	}
 }

@@ -255,6 +255,9 @@ func TestExportFormats(t *testing.T) {
 		!strings.Contains(line, `suser=a\=b\\c\nd duser=`) || !strings.Contains(line, "cs1Label=decision cs1="+string(first)) {
 		t.Errorf("CEF: %s", line)
 	}
+	if strings.Contains(line, canary) {
+		t.Error("CEF shows a recipient; a SIEM gets keyed hashes only")
+	}
 	var event struct {
 		TypeUID     int `json:"type_uid"`
 		ActionID    int `json:"action_id"`

@@ -294,3 +294,21 @@ func FuzzBorder(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkParsePrepare(b *testing.B) {
+	raw := []byte(strings.Repeat("X-Trace: some value of a header that is there too\r\n", 20) + "From: Clinic <a@b.example>\r\nTo: c@d.example\r\nSubject: hello\r\n\r\n" +
+		strings.Repeat(strings.Repeat("x", 74)+"\r\n", 10<<10/76))
+	b.SetBytes(int64(len(raw)))
+	b.ReportAllocs()
+	for b.Loop() {
+		m, err := Parse(raw)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := m.From(); err != nil {
+			b.Fatal(err)
+		}
+		m.Controls()
+		m.Prepare(Passage{Hostname: "gw.example", ID: "1", Now: noon})
+	}
+}

@@ -310,9 +310,9 @@ func (d Description) best(ask asked, paid bool) (policy.Consent, string) {
 
 // Purposes with a meaning of their own.
 const (
-	anyTopic        = "marketing"           // every topic of the discloser
-	notesTopic      = "psychotherapy_notes" // 45 CFR 164.508(a)(2)
-	anyTreatmentEtc = "tpo"                 // 42 CFR 2.33(b): one consent for all future TPO
+	anyTopic   = "marketing"           // every topic of the discloser
+	notesTopic = "psychotherapy_notes" // 45 CFR 164.508(a)(2)
+	anyCare    = "tpo"                 // 42 CFR 2.33(b): one consent for all future TPO
 )
 
 // asks lists the records that a message needs, under the overlays in force.
@@ -326,7 +326,7 @@ func (d Description) asks(f policy.Facts) []asked {
 		return []asked{{HIPAAAuthorization, []string{notesTopic}}}
 	case policy.ClassPart2:
 		if f.Promotion == policy.PromotionNo {
-			topics = append(topics, anyTreatmentEtc)
+			topics = append(topics, anyCare)
 		}
 		return []asked{{Part2Consent, topics}}
 	case policy.ClassMarketing:

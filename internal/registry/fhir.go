@@ -333,7 +333,7 @@ func (c *fhirConsent) purposes() []string {
 		}
 	}
 	if slices.Contains(list, "treatment") && slices.Contains(list, "payment") && slices.Contains(list, "operations") {
-		list = append(list, anyTreatmentEtc)
+		list = append(list, anyCare)
 	}
 	return list
 }

@@ -247,7 +247,7 @@ func exportBook[T any](ctx context.Context, r *Registry, b *book[T], w io.Writer
 	}
 	rows = slices.DeleteFunc(rows, func(v version[T]) bool { return b.lifted != nil && b.lifted(&v.Row) })
 	slices.SortFunc(rows, func(x, y version[T]) int {
-		return cmp.Or(strings.Compare(b.subject(&x.Row), b.subject(&y.Row)), strings.Compare(b.key(&x.Row), b.key(&y.Row)))
+		return cmp.Or(cmp.Compare(b.subject(&x.Row), b.subject(&y.Row)), cmp.Compare(b.key(&x.Row), b.key(&y.Row)))
 	})
 	leaf := r.opts.Leaf(Change{Time: r.opts.Now(), Event: "exported", What: b.kind, By: by, Counts: Counts{Rows: len(rows)}})
 	if err := r.apply(ctx, store.Effects{Leaves: []store.Leaf{leaf}}); err != nil {

@@ -56,7 +56,7 @@ func (s *sites) get(dest string) *site {
 
 // forget drops a site about which there is nothing to say.
 func (s *sites) forget(v *site) {
-	if v.open == 0 && v.window >= s.initial() && v.troubles == 0 {
+	if v.open == 0 && v.window >= s.initial() && v.troubles == 0 && v.until.IsZero() {
 		delete(s.known, v.name)
 	}
 }
@@ -64,7 +64,7 @@ func (s *sites) forget(v *site) {
 // prune forgets old troubles.
 func (s *sites) prune(now time.Time) {
 	for name, v := range s.known {
-		if v.open == 0 && now.Sub(v.trouble) > 2*s.retry.Max {
+		if v.open == 0 && now.After(v.until) && now.Sub(v.trouble) > 2*s.retry.Max {
 			delete(s.known, name)
 		}
 	}

@@ -102,7 +102,7 @@ func (c *command) root() *cobra.Command {
 	root.PersistentFlags().StringVarP(&c.config, "config", "c", "", "configuration (default gateway.yaml here, then /etc/gateway/gateway.yaml)")
 	root.AddCommand(
 		c.demo(), c.init(), c.serve(), c.check(), c.scan(), c.explain(), c.policy(),
-		c.consent(), c.partner(), c.suppression(), c.sender(), c.queue(), c.pickup(), c.audit(), c.dkim(), c.keys(), c.tls(),
+		c.consent(), c.partner(), c.suppression(), c.sender(), c.queue(), c.pickup(), c.audit(), c.dkim(), c.keys(), c.tls(), c.man(),
 	)
 	return root
 }

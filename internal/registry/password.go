@@ -23,8 +23,8 @@ var (
 	ErrWeakPassword = errors.New("registry: password too short, use at least 8 characters")
 )
 
-// MinPassword is the least bytes of a password. It is made by a machine and
-// pasted into a tool, so it need not be remembered.
+// MinPassword is the least bytes of a password (NIST SP 800-63B-4 §3.1.1.2 for
+// one of several defences: guesses are slowed and cost a connection).
 const MinPassword = 8
 
 // rounds of PBKDF2-HMAC-SHA256 (OWASP, 2023). PBKDF2 because a FIPS build may

@@ -262,7 +262,8 @@ func TestR32_ImplicitMX(t *testing.T) {
 
 	mx := b.mx("x.test", peer{})
 	b.tlsa("x.test", usageEE, mx.cert.Leaf)
-	b.dns.fail("x.test. MX", fault{rcode: dns.RcodeNameError})
+	yes := true
+	b.dns.fail("x.test. MX", fault{rcode: dns.RcodeNameError, ad: &yes})
 	e, err = send(t, b.checker(), "x.test", verified) // denied by name
 	wantAssurance(t, e, err, policy.AssuranceVerified)
 }

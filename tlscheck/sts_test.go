@@ -332,6 +332,9 @@ func TestR18_RecheckFindsANewPolicy(t *testing.T) {
 			if p, changed, err := c.Recheck(t.Context(), old); changed || err != nil {
 				t.Fatalf("changed without a change: %+v, %v", p, err)
 			}
+			if n := b.web.count("a.test"); n != 1 {
+				t.Errorf("%d GETs within five minutes", n)
+			}
 			b.clock.advance(fetchBackoff)
 			b.sts("a.test", id, enforce+"mx: mx.a.test\n")
 			p, changed, err := c.Recheck(t.Context(), old)

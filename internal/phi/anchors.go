@@ -76,7 +76,7 @@ func (r *reader) mixedToken(t *text, i int) {
 	case len(w) == 17 && validVIN(w):
 		r.add(t, ident{rule: ruleVIN, start: k.start, end: k.end, score: .7})
 	case len(w) == 9 && validDEA(w):
-		r.add(t, ident{rule: ruleDEA, start: k.start, end: k.end, score: .8, provider: true})
+		r.add(t, ident{rule: ruleDEA, start: k.start, end: k.end, score: .8, noPatient: true})
 	case len(w) == 32 || len(w) == 40 || len(w) == 64:
 		r.doc.hexes = append(r.doc.hexes, hexToken{strings.ToLower(w), r.part(t), k.start, k.end})
 	case len(w) == 3 && len(s) > 4 && s[3] == '.' && isDigit(w[1]):
@@ -482,6 +482,14 @@ func (r *reader) name(t *text, i int) {
 		}
 		return
 	}
+	if i > 0 && t.cues[i-1]&lexicon.Greeting != 0 && t.tokens[i-1].sentence == k.sentence && r.lexName(t, i) != 0 {
+		end := k.end
+		if i+1 < len(t.tokens) && t.between(i, i+1) == " " && r.lexName(t, i+1)&lexicon.LastName != 0 {
+			end = t.tokens[i+1].end
+		}
+		r.add(t, ident{rule: ruleNameAddressee, start: k.start, end: end, score: .6, noPatient: true})
+		return
+	}
 	if r.lexName(t, i)&lexicon.FirstName == 0 || i+1 >= len(t.tokens) {
 		return
 	}
@@ -507,7 +515,7 @@ func (r *reader) name(t *text, i int) {
 		end++
 	}
 	x := ident{rule: ruleNameDictionary, start: k.start, end: t.tokens[end].end, score: .4}
-	x.provider = i > 0 && t.cues[i-1]&lexicon.TitleProvider != 0 || end+1 < len(t.tokens) && t.cues[end+1]&lexicon.TitleProvider != 0 && gapOne(strings.TrimLeft(t.between(end, end+1), ","))
+	x.noPatient = i > 0 && t.cues[i-1]&lexicon.TitleProvider != 0 || end+1 < len(t.tokens) && t.cues[end+1]&lexicon.TitleProvider != 0 && gapOne(strings.TrimLeft(t.between(end, end+1), ","))
 	r.add(t, x)
 }
 
@@ -525,7 +533,7 @@ func (r *reader) initial(t *text, i int) bool {
 		return false
 	}
 	x := ident{rule: ruleNameDictionary, start: t.tokens[i].start, end: k.end, score: .45}
-	x.provider = i > 0 && t.cues[i-1]&lexicon.TitleProvider != 0
+	x.noPatient = i > 0 && t.cues[i-1]&lexicon.TitleProvider != 0
 	r.add(t, x)
 	return true
 }

@@ -128,7 +128,7 @@ func (r *reader) finish() {
 			d.simhash |= 1 << b
 		}
 	}
-	d.people = max(len(r.persons), d.rows)
+	d.people = max(len(r.persons), d.rows, d.visible)
 	for _, f := range d.facts {
 		t := f.term.Kind
 		if f.r >= .5 && f.term.Tier == lexicon.Specific && (t == lexicon.Condition || t == lexicon.Drug || t == lexicon.Procedure || t == lexicon.Result) {
@@ -225,7 +225,7 @@ func (r *reader) links(part int, p *extract.Part) {
 				break
 			}
 			if i := strings.Index(lower, w); i >= 0 && idBehind(lower[i+len(w):]) {
-				f := fact{who: addressee, i: 1, tie: tieHashed, r: .85, zone: 1, concrete: true, term: lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}}
+				f := fact{who: addressee, i: 1, tie: tieLink, r: .85, zone: 1, concrete: true, term: lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}}
 				f.hit = r.hit(hit{ruleURL, part, uint32(at), uint32(at + len(line)), .7})
 				r.doc.facts = append(r.doc.facts, f)
 				break

@@ -80,6 +80,9 @@ func (r *reader) hitMention(t *text, m *mention, f fact) int32 {
 func (r *reader) hitIDs(t *text) {
 	for i := range r.ids {
 		x := &r.ids[i]
+		if t.kind == extract.Header && x.score >= .6 && x.rule != ruleNameAddressee {
+			r.doc.subjectPHI = true
+		}
 		r.hit(hit{x.rule, t.part, x.start, x.end, x.score * zoneWeight[t.sentences[x.sentence].zone]})
 	}
 	for i := range r.codes {
@@ -92,12 +95,16 @@ func (r *reader) hitIDs(t *text) {
 // first call: most mail is judged clean and nobody asks.
 func (d *Document) Findings() []Finding {
 	d.once.Do(func() {
-		d.findings = make([]Finding, len(d.hits))
-		for i, h := range d.hits {
+		d.findings = make([]Finding, 0, len(d.hits)+len(d.formats))
+		for range d.formats {
+			about := rules[ruleFormat]
+			d.findings = append(d.findings, Finding{Rule: about.ID, Kind: about.Kind, Group: about.Group, Part: "message", Score: .97})
+		}
+		for _, h := range d.hits {
 			p := &d.parts[h.part]
 			about := rules[h.rule]
 			start, end := p.Source(int(h.start)), p.Source(int(h.end))
-			d.findings[i] = Finding{about.ID, about.Kind, about.Group, p.Path, start, max(start, end), hundredths(h.score), d.snippet(h)}
+			d.findings = append(d.findings, Finding{about.ID, about.Kind, about.Group, p.Path, start, max(start, end), hundredths(h.score), d.snippet(h)})
 		}
 	})
 	return d.findings

@@ -14,7 +14,7 @@ type ident struct {
 	sentence    int32
 	score       float32
 	patient     bool // says by itself that its owner is a patient or member
-	provider    bool // belongs to a provider
+	noPatient   bool // a provider, staff, or the reader of the mail
 }
 
 // maxIDs bounds the identifiers kept of one text; with so many there is no
@@ -151,11 +151,14 @@ func (r *reader) behindLabel(t *text, l labelled) {
 		if n == 0 && b.rule == ruleDOB {
 			at, n = within(t.src, at, 30, b.value)
 		}
-		if n == 0 {
-			continue
+		if n == 0 || n == 4 && !strong && (t.src[at:at+2] == "19" || t.src[at:at+2] == "20") && b.rule != ruleSSNLabelled {
+			continue // nothing, or a year
 		}
 		x := ident{rule: b.rule, start: uint32(at), end: uint32(at + n), score: b.score, patient: b.patient}
-		x.provider = b.rule == ruleDEA || b.rule == ruleNPI || b.rule == ruleCLIA
+		x.noPatient = b.rule == ruleDEA || b.rule == ruleNPI || b.rule == ruleCLIA
+		if b.rule == ruleNPI && !validNPI(t.src[at:at+n]) {
+			x.score = .5
+		}
 		if b.rule == rulePlanID {
 			x.patient = r.payerNear(t, int(l.first), 150) || paymentNear(t, at, 150)
 		}

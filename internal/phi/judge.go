@@ -289,7 +289,7 @@ func (d *Document) strength(f *fact, v view) float32 {
 
 // bareNotice is "new results can be seen after login", and nothing else.
 func bareNotice(f *fact) bool {
-	return f.term.Kind == lexicon.Result && f.term.Tier == lexicon.Caring && !f.concrete && (f.tie == tieNotice || f.tie == tiePossessiveEvent)
+	return f.who == addressee && f.term.Kind == lexicon.Result && f.term.Tier == lexicon.Caring && !f.concrete
 }
 
 // triple is one scored relation.

@@ -43,10 +43,11 @@ const (
 	tieSegment
 	tieFormat
 	tieHashed
+	tieLink
 )
 
 var tieNames = [...]string{"co-occurrence", "statement to the reader", "bound second person", "bound family member", "bound second person", "bound second person",
-	"personal notice", "event of the reader", "note of a clinician", "calendar invite", "care relationship", "same block", "same row", "same clause", "possessive name", "declared audience", "segment", "format", "hashed recipient"}
+	"personal notice", "event of the reader", "note of a clinician", "calendar invite", "care relationship", "same block", "same row", "same clause", "possessive name", "declared audience", "segment", "format", "hashed recipient", "link into a record"}
 
 // fact is a health mention and what its sentence says about it, kept until the
 // whole message is known.
@@ -60,7 +61,6 @@ type fact struct {
 	concrete bool // names a day, a time or a value: no broadcast does
 	generic  bool // its sentence speaks of people in general
 	soft     bool // weaker in a text that speaks in general
-	subject  bool
 	hit      int32
 }
 
@@ -98,7 +98,9 @@ func (r *reader) keep(t *text, m *mention, f fact) {
 	s := &t.sentences[m.sentence]
 	f.zone = zoneWeight[s.zone]
 	f.term = *m.term
-	f.subject = f.subject || t.kind == extract.Header
+	if t.kind == extract.Header && (m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring || f.r >= .5) {
+		r.doc.subjectPHI = true
+	}
 	if f.r >= .3 || m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring {
 		f.hit = r.hitMention(t, m, f)
 	} else {
@@ -392,7 +394,7 @@ func (r *reader) third(t *text) {
 	for n := range r.ids {
 		x := &r.ids[n]
 		switch {
-		case x.provider || x.rule == ruleDate || x.rule == ruleURL:
+		case x.noPatient || x.rule == ruleDate || x.rule == ruleURL:
 		case x.patient:
 			r.labelledFact(t, x)
 		default:
@@ -452,6 +454,7 @@ func nearest(t *text, x *ident, span int) *mention {
 func (r *reader) labelledFact(t *text, x *ident) {
 	r.persons[t.src[x.start:x.end]] = true
 	m := nearest(t, x, blockSpan)
+	r.doc.gate = r.doc.gate || (x.rule == ruleMRN || x.rule == ruleMBI) && r.nameNear(t, x)
 	if m == nil {
 		if x.rule == ruleMRN || x.rule == ruleMBI || x.rule == rulePlanID {
 			r.keep(t, &mention{&lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}, x.first, x.last, x.sentence}, fact{who: labelledPatient, i: .95, tie: tieLabelled, r: .85, concrete: true})
@@ -466,6 +469,17 @@ func (r *reader) labelledFact(t *text, x *ident) {
 		tied = .95
 	}
 	r.keep(t, m, fact{who: labelledPatient, i: .95, tie: tieLabelled, r: tied, concrete: true})
+}
+
+// nameNear reports a name that is no provider's within 150 bytes of x.
+func (r *reader) nameNear(t *text, x *ident) bool {
+	for i := range r.ids {
+		o := &r.ids[i]
+		if (o.rule == ruleNameLabelled || o.rule == ruleNameDictionary) && !o.noPatient && o.start < x.end+150 && x.start < o.end+150 {
+			return true
+		}
+	}
+	return false
 }
 
 // namedFact needs words of a case around the identifier; a name alone near a
@@ -523,7 +537,7 @@ func (r *reader) caseStrength(t *text, x *ident, m *mention) float32 {
 		}
 	}
 	for i := range r.ids {
-		if o := &r.ids[i]; o != x && !o.provider && int(o.start) >= lo && int(o.end) <= hi {
+		if o := &r.ids[i]; o != x && !o.noPatient && int(o.start) >= lo && int(o.end) <= hi {
 			others++
 		}
 	}

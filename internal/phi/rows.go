@@ -205,7 +205,7 @@ func (r *reader) staffColumns(t *text, at int, sep byte, head []cell) {
 func (r *reader) staffIn(start, end uint32) {
 	for i := range r.ids {
 		if x := &r.ids[i]; x.start >= start && x.start < end {
-			x.provider = true
+			x.noPatient = true
 		}
 	}
 }

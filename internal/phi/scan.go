@@ -71,6 +71,7 @@ type Document struct {
 	formats     []string
 	rows        int
 	people      int
+	visible     int  // mailboxes a patient list shows
 	gate        bool // a record or beneficiary number beside a name
 	subjectPHI  bool // the subject shows a health word or a strong identifier
 	animals     bool
@@ -79,7 +80,6 @@ type Document struct {
 	unfilled    bool // merge slots that no tool filled
 	general     bool // the text speaks of people in general
 	sender      senderProfile
-	toNames     map[string]string // display name by address
 	segment     segment
 	hexes       []hexToken
 	hosts       []string
@@ -221,26 +221,55 @@ func tagHeader(name string) bool {
 // envelope learns who sends and who is addressed.
 func (r *reader) envelope() {
 	d := r.doc
-	d.toNames = map[string]string{}
+	visible := 0
 	for _, name := range []string{"From", "Reply-To", "Sender", "To", "Cc"} {
 		for _, v := range r.msg.Fields(name) {
 			for _, a := range addresses(v) {
 				r.own[strings.ToLower(a.address)] = true
 				if name == "To" || name == "Cc" {
-					d.toNames[strings.ToLower(a.address)] = a.name
+					visible++
+					d.subjectPHI = d.subjectPHI || r.tells(a.name)
 				}
 			}
 		}
 	}
-	for _, v := range r.msg.Fields("From") {
-		d.sender = profile(r.scanner.lx, v)
-		if as := addresses(v); len(as) > 0 {
-			_, domain, _ := strings.Cut(strings.ToLower(as[0].address), "@")
-			r.ownDomain = domain
-			d.sender.domain = domain
-		}
-		break
+	defer func() { r.openList(visible) }()
+	from := r.msg.Fields("From")
+	if len(from) == 0 {
+		return
 	}
+	d.sender = profile(r.scanner.lx, from[0])
+	if as := addresses(from[0]); len(as) > 0 {
+		_, r.ownDomain, _ = strings.Cut(strings.ToLower(as[0].address), "@")
+		d.sender.domain = r.ownDomain
+	}
+}
+
+// tells reports a display name that speaks of health.
+func (r *reader) tells(name string) bool {
+	if name == "" {
+		return false
+	}
+	t := text{src: name}
+	t.tokenise()
+	t.match(r.scanner.lx)
+	for i := range t.mentions {
+		if m := t.mentions[i].term; m.Tier == lexicon.Specific && m.Kind != lexicon.Provider {
+			return true
+		}
+	}
+	return false
+}
+
+// openList takes a To and Cc that show five mailboxes or more, from a practice
+// whose name tells the disease, for what it is: a list of its patients.
+func (r *reader) openList(visible int) {
+	if visible < 5 || r.doc.sender.topic == lexicon.NoTopic {
+		return
+	}
+	r.doc.facts = append(r.doc.facts, fact{who: addressee, i: 1, tie: tieRelation, r: .9, zone: 1, concrete: true, hit: -1,
+		term: lexicon.Term{Kind: lexicon.NoKind, Tier: lexicon.Weak, Topic: r.doc.sender.topic}})
+	r.doc.visible = visible
 }
 
 type mailbox struct{ name, address string }

@@ -73,12 +73,12 @@ func fold(s string) mapped {
 	return m
 }
 
-// latinBeside reports whether an ASCII letter, or another look-alike, stands
-// next to s[i:j]: a whole Cyrillic word stays Cyrillic.
+// latinBeside reports whether an ASCII letter or digit stands in the same word
+// as s[i:j]: a whole Cyrillic word stays Cyrillic.
 func latinBeside(s string, i, j int) bool {
 	for k := i; k > 0; {
 		r, n := utf8.DecodeLastRuneInString(s[:k])
-		if !unicode.IsLetter(r) && !invisible(r) {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !invisible(r) {
 			break
 		}
 		if r < utf8.RuneSelf {
@@ -88,7 +88,7 @@ func latinBeside(s string, i, j int) bool {
 	}
 	for k := j; k < len(s); {
 		r, n := utf8.DecodeRuneInString(s[k:])
-		if !unicode.IsLetter(r) && !invisible(r) {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !invisible(r) {
 			break
 		}
 		if r < utf8.RuneSelf {
@@ -195,10 +195,12 @@ func spaced(s string) (start, end int) {
 	return -1, -1
 }
 
-// alone reports whether s[i] is a letter with no letter beside it.
+// alone reports whether s[i] is a letter with no letter or digit beside it.
 func alone(s string, i int) bool {
-	return letter(s[i]) && (i == 0 || !letter(s[i-1])) && (i+1 == len(s) || !letter(s[i+1]))
+	return letter(s[i]) && (i == 0 || !wordByte(s[i-1])) && (i+1 == len(s) || !wordByte(s[i+1]))
 }
+
+func wordByte(c byte) bool { return letter(c) || c >= '0' && c <= '9' }
 
 func joinSpaced(s string) mapped {
 	m := mapped{buf: make([]byte, 0, len(s))}

@@ -82,29 +82,10 @@ func (c *command) auditList() *cobra.Command {
 		if err != nil {
 			return usage(err)
 		}
-		entries := g.Audit().List(ctx, audit.Reader{Who: person(*by), Reason: *reason}, filter)
-		if *asJSON {
-			enc := json.NewEncoder(c.out)
-			enc.SetEscapeHTML(false)
-			for e, err := range entries {
-				if err != nil {
-					return unreachable(err)
-				}
-				if err := enc.Encode(e); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-		return c.table("TIME\tID\tEVENT\tCODE\tRECIPIENT", func(w io.Writer) error {
-			for e, err := range entries {
-				if err != nil {
-					return unreachable(err)
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", e.Time.Format("2006-01-02 15:04:05"), e.ID, e.Kind, e.Code, cut(e.Recipient.Clear(), 40))
-			}
-			return nil
-		})
+		return list(c, *asJSON, "TIME\tID\tEVENT\tCODE\tRECIPIENT", g.Audit().List(ctx, audit.Reader{Who: person(*by), Reason: *reason}, filter),
+			func(e audit.Entry) string {
+				return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", e.Time.Format("2006-01-02 15:04:05"), e.ID, e.Kind, e.Code, cut(e.Recipient.Clear(), 40))
+			})
 	}})
 }
 
@@ -175,12 +156,4 @@ func (c *command) auditVerify() *cobra.Command {
 		}
 		return nil
 	}})
-}
-
-// cut shortens a text for a table.
-func cut(s string, n int) string {
-	if r := []rune(s); len(r) > n {
-		return string(r[:n-1]) + "…"
-	}
-	return s
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -63,11 +62,8 @@ func (c *command) keysDestroy() *cobra.Command {
 func (c *command) keysList() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List the daily keys", Example: "  gateway keys list", Args: cobra.NoArgs}
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(_ context.Context, g *gateway.Gateway, _ []string, _ input) error {
-		return c.table("DAY\tROOT\tDESTROYED", func(w io.Writer) error {
-			for _, i := range g.Keys().Epochs() {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", i.Epoch, i.Root, day(i.Destroyed))
-			}
-			return nil
+		return list(c, false, "DAY\tROOT\tDESTROYED", given(g.Keys().Epochs()), func(i keys.Info) string {
+			return fmt.Sprintf("%s\t%s\t%s", i.Epoch, i.Root, day(i.Destroyed))
 		})
 	}})
 }

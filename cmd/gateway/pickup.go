@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -24,28 +22,10 @@ func (c *command) pickupList() *cobra.Command {
 	recipient := cmd.Flags().String("recipient", "", "only those of this address")
 	asJSON := cmd.Flags().Bool("json", false, "a JSON line per message")
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, _ []string, _ input) error {
-		rows := g.Pickups(ctx, policy.Address(*recipient))
-		if *asJSON {
-			enc := json.NewEncoder(c.out)
-			for r, err := range rows {
-				if err != nil {
-					return unreachable(err)
-				}
-				if err := enc.Encode(r); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-		return c.table("PICKUP\tMESSAGE\tSTATE\tCODE\tSENDER\tEXPIRES", func(w io.Writer) error {
-			for r, err := range rows {
-				if err != nil {
-					return unreachable(err)
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Pickup, r.ID, r.State, r.Code, cut(r.Sender, 20), day(r.Expires))
-			}
-			return nil
-		})
+		return list(c, *asJSON, "PICKUP\tMESSAGE\tSTATE\tCODE\tSENDER\tEXPIRES", g.Pickups(ctx, policy.Address(*recipient)),
+			func(r gateway.PickupRow) string {
+				return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s", r.Pickup, r.ID, r.State, r.Code, cut(r.Sender, 20), day(r.Expires))
+			})
 	}})
 }
 

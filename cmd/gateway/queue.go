@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -47,29 +45,11 @@ func (c *command) queueList() *cobra.Command {
 	f.add(cmd)
 	asJSON := cmd.Flags().Bool("json", false, "a JSON line per envelope")
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, _ []string, _ input) error {
-		rows := g.Queue().List(ctx, f.selection(nil))
-		if *asJSON {
-			enc := json.NewEncoder(c.out)
-			for r, err := range rows {
-				if err != nil {
-					return unreachable(err)
-				}
-				if err := enc.Encode(r); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-		return c.table("ENVELOPE\tSTATE\tCODE\tSENDER\tDESTINATION\tDUE\tTRIES\tLAST", func(w io.Writer) error {
-			for r, err := range rows {
-				if err != nil {
-					return unreachable(err)
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Envelope, r.State, r.Code, cut(r.Sender, 14), cut(r.Destination, 24),
+		return list(c, *asJSON, "ENVELOPE\tSTATE\tCODE\tSENDER\tDESTINATION\tDUE\tTRIES\tLAST", g.Queue().List(ctx, f.selection(nil)),
+			func(r queue.Row) string {
+				return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s", r.Envelope, r.State, r.Code, cut(r.Sender, 14), cut(r.Destination, 24),
 					r.Due.Format("01-02 15:04:05"), r.Attempts, r.LastReply)
-			}
-			return nil
-		})
+			})
 	}})
 }
 

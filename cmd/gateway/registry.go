@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -173,19 +171,13 @@ func (c *command) consentShow() *cobra.Command {
 	}
 	asJSON := cmd.Flags().Bool("json", false, "a JSON line per consent")
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, args []string, _ input) error {
-		list, err := g.Registry().ConsentsOf(ctx, policy.Address(args[0]))
+		rows, err := g.Registry().ConsentsOf(ctx, policy.Address(args[0]))
 		if err != nil {
 			return recordFailed(err)
 		}
-		if *asJSON {
-			return jsonLines(c.out, list)
-		}
-		return c.table("TYPE\tSTATE\tSIGNED\tENDS\tPURPOSES\tLACKS", func(w io.Writer) error {
-			for _, s := range list {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Type, s.State, day(s.SignedAt), day(s.ExpiresAt),
-					strings.Join(s.Purposes, ";"), strings.Join(s.Missing, ", "))
-			}
-			return nil
+		return list(c, *asJSON, "TYPE\tSTATE\tSIGNED\tENDS\tPURPOSES\tLACKS", given(rows), func(s registry.ConsentState) string {
+			return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s", s.Type, s.State, day(s.SignedAt), day(s.ExpiresAt),
+				strings.Join(s.Purposes, ";"), strings.Join(s.Missing, ", "))
 		})
 	}})
 }
@@ -213,27 +205,21 @@ func (c *command) partnerShow() *cobra.Command {
 	}
 	asJSON := cmd.Flags().Bool("json", false, "a JSON line per partner")
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, args []string, _ input) error {
-		list, err := g.Registry().Partners(ctx)
+		rows, err := g.Registry().Partners(ctx)
 		if len(args) == 1 {
 			var p registry.PartnerState
 			p, err = g.Registry().Partner(ctx, args[0])
-			list = []registry.PartnerState{p}
+			rows = []registry.PartnerState{p}
 		}
 		if err != nil {
 			return recordFailed(err)
 		}
-		if *asJSON {
-			return jsonLines(c.out, list)
-		}
-		return c.table("PARTNER\tBAA\tENDS\tREVIEW", func(w io.Writer) error {
-			for _, p := range list {
-				review := ""
-				if p.ReviewOverdue {
-					review = "overdue"
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Partner, p.BAA, day(p.Ends), review)
+		return list(c, *asJSON, "PARTNER\tBAA\tENDS\tREVIEW", given(rows), func(p registry.PartnerState) string {
+			review := ""
+			if p.ReviewOverdue {
+				review = "overdue"
 			}
-			return nil
+			return fmt.Sprintf("%s\t%s\t%s\t%s", p.Partner, p.BAA, day(p.Ends), review)
 		})
 	}})
 }
@@ -244,18 +230,12 @@ func (c *command) suppressionShow() *cobra.Command {
 	}
 	asJSON := cmd.Flags().Bool("json", false, "a JSON line per suppression")
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, args []string, _ input) error {
-		list, err := g.Registry().SuppressionsOf(ctx, policy.Address(args[0]))
+		rows, err := g.Registry().SuppressionsOf(ctx, policy.Address(args[0]))
 		if err != nil {
 			return recordFailed(err)
 		}
-		if *asJSON {
-			return jsonLines(c.out, list)
-		}
-		return c.table("REASON\tSOURCE\tSINCE\tENDS", func(w io.Writer) error {
-			for _, s := range list {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Reason, s.Source, day(s.At), day(s.ExpiresAt))
-			}
-			return nil
+		return list(c, *asJSON, "REASON\tSOURCE\tSINCE\tENDS", given(rows), func(s registry.Suppression) string {
+			return fmt.Sprintf("%s\t%s\t%s\t%s", s.Reason, s.Source, day(s.At), day(s.ExpiresAt))
 		})
 	}})
 }
@@ -274,26 +254,4 @@ func (c *command) suppressionRevoke() *cobra.Command {
 		}
 		return recordFailed(err)
 	}})
-}
-
-// jsonLines prints a JSON line for each row.
-func jsonLines[T any](w io.Writer, rows []T) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	for _, r := range rows {
-		if err := enc.Encode(r); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// table prints rows under a heading, in columns.
-func (c *command) table(heading string, rows func(io.Writer) error) error {
-	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, heading)
-	if err := rows(w); err != nil {
-		return err
-	}
-	return w.Flush()
 }

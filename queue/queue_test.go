@@ -189,6 +189,20 @@ func (w *world) giveUp(_ context.Context, e store.Envelope) (Outcome, error) {
 	return o, nil
 }
 
+// opened is how many sessions a destination has now; "" is all there ever were.
+func (w *world) opened(dest string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if dest == "" {
+		return w.sessions
+	}
+	return w.open[dest]
+}
+
+func (w *world) tries() int        { w.mu.Lock(); defer w.mu.Unlock(); return len(w.attempts) }
+func (w *world) count(e Event) int { w.mu.Lock(); defer w.mu.Unlock(); return w.counts[e] }
+func (w *world) given() int        { w.mu.Lock(); defer w.mu.Unlock(); return len(w.gaveUp) }
+
 func (w *world) tried(dest string) (at []time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -239,8 +253,8 @@ func TestDeliversEverythingOnce(t *testing.T) {
 		w.start()
 		w.pass(time.Minute)
 		w.stop()
-		if w.left() != 0 || len(w.attempts) != dests*each || w.leaves(audit.Delivered) != dests*each {
-			w.Errorf("%d left, %d attempts, %d leaves", w.left(), len(w.attempts), w.leaves(audit.Delivered))
+		if w.left() != 0 || w.tries() != dests*each || w.leaves(audit.Delivered) != dests*each {
+			w.Errorf("%d left, %d attempts, %d leaves", w.left(), w.tries(), w.leaves(audit.Delivered))
 		}
 		for dest, n := range w.peak {
 			if n > 3 {
@@ -266,11 +280,11 @@ func TestKickedMailLeavesAtOnceOverTheSameSession(t *testing.T) {
 				w.Fatalf("left after %v", d)
 			}
 		}
-		if w.sessions != 1 {
-			w.Errorf("%d sessions for 20 messages in 10 s", w.sessions)
+		if w.opened("") != 1 {
+			w.Errorf("%d sessions for 20 messages in 10 s", w.opened(""))
 		}
 		w.pass(2 * time.Second)
-		if w.open["a.example"] != 0 {
+		if w.opened("a.example") != 0 {
 			w.Error("an idle session stays open")
 		}
 		w.stop()
@@ -394,10 +408,10 @@ func TestOnePushBackEndsHalfOfTheSessions(t *testing.T) {
 		w.accept("a.example", 700, nil)
 		w.start()
 		w.pass(20*time.Second + 500*time.Millisecond)
-		before := w.open["a.example"]
+		before := w.opened("a.example")
 		w.serve("a.example", server{takes: time.Second, reply: "421 4.7.0", once: true})
 		w.pass(2 * time.Second)
-		if after := w.open["a.example"]; before != 16 || after < 7 || after > 12 {
+		if after := w.opened("a.example"); before != 16 || after < 7 || after > 12 {
 			w.Errorf("%d sessions, %d after a 421", before, after)
 		}
 		w.pass(time.Minute)
@@ -449,14 +463,15 @@ func TestExpiredIsGivenUpUntried(t *testing.T) {
 		kept := w.accept("a.example", 1, func(e *store.Envelope) { e.State, e.Expires = store.Held, time.Time{} })
 		w.start()
 		w.pass(2 * time.Hour)
-		slices.Sort(w.gaveUp)
-		slices.Sort(ids)
-		if !slices.Equal(w.gaveUp, ids) || w.left() != 1 {
-			w.Errorf("gave up %d of %d, %d left", len(w.gaveUp), len(ids), w.left())
+		w.mu.Lock()
+		gone := slices.Sorted(slices.Values(w.gaveUp))
+		w.mu.Unlock()
+		if !slices.Equal(gone, slices.Sorted(slices.Values(ids))) || w.left() != 1 {
+			w.Errorf("gave up %d of %d, %d left", w.given(), len(ids), w.left())
 		}
 		w.pass(72 * time.Hour)
 		w.stop()
-		if w.left() != 0 || w.gaveUp[len(w.gaveUp)-1] != kept[0] {
+		if w.left() != 0 || w.gaveUp[w.given()-1] != kept[0] {
 			w.Error("mail without an expiry lives for ever")
 		}
 	})
@@ -471,11 +486,11 @@ func TestFloorTimeOfAnUnreachedDestination(t *testing.T) {
 		w.accept("dead.example", 2, nil)
 		w.start()
 		w.pass(58 * time.Minute)
-		early := len(w.gaveUp)
+		early := w.given()
 		w.pass(5 * time.Minute)
 		w.stop()
-		if early != 0 || len(w.gaveUp) != 20 || w.left() != 2 {
-			w.Errorf("gave up %d before and %d after the hour, %d left", early, len(w.gaveUp), w.left())
+		if early != 0 || w.given() != 20 || w.left() != 2 {
+			w.Errorf("gave up %d before and %d after the hour, %d left", early, w.given(), w.left())
 		}
 	})
 }
@@ -492,8 +507,8 @@ func TestAnotherNodeHasTheSlots(t *testing.T) {
 		}
 		w.start()
 		w.pass(time.Minute)
-		if len(w.attempts) != 0 || s.looks() > 200 {
-			w.Errorf("%d attempts, %d looks in a minute", len(w.attempts), s.looks())
+		if w.tries() != 0 || s.looks() > 200 {
+			w.Errorf("%d attempts, %d looks in a minute", w.tries(), s.looks())
 		}
 		if err := w.mem.Finish(w.Context(), b.Token, []store.Result{{Envelope: b.Envelopes[0].ID, Next: store.Finish}}, store.Effects{}); err != nil {
 			w.Fatal(err)
@@ -515,8 +530,8 @@ func TestExpiredButNeverTriedIsTried(t *testing.T) {
 		w.start()
 		w.pass(5 * time.Minute)
 		w.stop()
-		if len(w.gaveUp) != 0 || w.leaves(audit.Delivered) != 3 {
-			w.Errorf("gave up %d, delivered %d", len(w.gaveUp), w.leaves(audit.Delivered))
+		if w.given() != 0 || w.leaves(audit.Delivered) != 3 {
+			w.Errorf("gave up %d, delivered %d", w.given(), w.leaves(audit.Delivered))
 		}
 	})
 }
@@ -528,8 +543,8 @@ func TestSlowDeliveryKeepsItsLease(t *testing.T) {
 		w.start()
 		w.pass(time.Hour)
 		w.stop()
-		if len(w.attempts) != 1 || w.left() != 0 || w.counts[LeaseLost] != 0 {
-			w.Errorf("%d attempts, %d left, %d lost", len(w.attempts), w.left(), w.counts[LeaseLost])
+		if w.tries() != 1 || w.left() != 0 || w.count(LeaseLost) != 0 {
+			w.Errorf("%d attempts, %d left, %d lost", w.tries(), w.left(), w.count(LeaseLost))
 		}
 	})
 }
@@ -547,8 +562,8 @@ func TestStoreErrorShorterThanTheLease(t *testing.T) {
 		s.set(false)
 		w.pass(time.Hour)
 		w.stop()
-		if len(w.attempts) != 1 || w.left() != 0 {
-			w.Errorf("%d attempts, %d left", len(w.attempts), w.left())
+		if w.tries() != 1 || w.left() != 0 {
+			w.Errorf("%d attempts, %d left", w.tries(), w.left())
 		}
 	})
 }
@@ -569,8 +584,8 @@ func TestLostLeaseChangesNothing(t *testing.T) {
 		}
 		w.pass(time.Minute)
 		e, err := w.mem.Envelope(w.Context(), id)
-		if err != nil || e.State != store.Leased || w.leaves(audit.Delivered) != 0 || w.counts[LeaseLost] != 1 {
-			w.Errorf("%v: %s, %d leaves, %d lost", err, e.State, w.leaves(audit.Delivered), w.counts[LeaseLost])
+		if err != nil || e.State != store.Leased || w.leaves(audit.Delivered) != 0 || w.count(LeaseLost) != 1 {
+			w.Errorf("%v: %s, %d leaves, %d lost", err, e.State, w.leaves(audit.Delivered), w.count(LeaseLost))
 		}
 		w.stop()
 	})
@@ -585,7 +600,7 @@ func TestLostLeaseStopsTheSession(t *testing.T) {
 		w.mem.Restart()
 		w.mem.Lease(w.Context(), store.LeaseRequest{Dest: "a.example", Max: 1, Cap: 9, For: 10 * time.Hour})
 		w.pass(time.Minute)
-		if w.open["a.example"] != 0 {
+		if w.opened("a.example") != 0 {
 			w.Error("it goes on sending what another worker has")
 		}
 		w.stop()
@@ -619,7 +634,7 @@ func TestCrashBetweenLeaseAndFinish(t *testing.T) {
 		w.start()
 		w.pass(1500 * time.Millisecond) // delivered, not recorded
 		w.stop()
-		sent := len(w.attempts)
+		sent := w.tries()
 		if w.left() != 5 || w.leaves(audit.Delivered) != 0 || sent == 0 {
 			w.Fatalf("%d left, %d leaves, %d attempts", w.left(), w.leaves(audit.Delivered), sent)
 		}
@@ -628,8 +643,8 @@ func TestCrashBetweenLeaseAndFinish(t *testing.T) {
 		w.start()
 		w.pass(time.Hour)
 		w.stop()
-		if w.left() != 0 || w.leaves(audit.Delivered) != 5 || len(w.attempts) > 5+sent {
-			w.Errorf("%d left, %d delivered, %d attempts", w.left(), w.leaves(audit.Delivered), len(w.attempts))
+		if w.left() != 0 || w.leaves(audit.Delivered) != 5 || w.tries() > 5+sent {
+			w.Errorf("%d left, %d delivered, %d attempts", w.left(), w.leaves(audit.Delivered), w.tries())
 		}
 	})
 }
@@ -700,11 +715,11 @@ func TestStoreErrorPausesAndNothingIsSentTwice(t *testing.T) {
 		s.set(false)
 		w.pass(5 * time.Minute)
 		w.stop()
-		if len(w.attempts) != 50 || w.left() != 0 || w.leaves(audit.Delivered) != 50 {
-			w.Errorf("%d attempts, %d left, %d recorded of 50", len(w.attempts), w.left(), w.leaves(audit.Delivered))
+		if w.tries() != 50 || w.left() != 0 || w.leaves(audit.Delivered) != 50 {
+			w.Errorf("%d attempts, %d left, %d recorded of 50", w.tries(), w.left(), w.leaves(audit.Delivered))
 		}
-		if w.counts[Paused] != 1 {
-			w.Errorf("paused %d times", w.counts[Paused])
+		if w.count(Paused) != 1 {
+			w.Errorf("paused %d times", w.count(Paused))
 		}
 	})
 }
@@ -737,8 +752,8 @@ func TestShutdownFinishesWhatIsOpen(t *testing.T) {
 		if d := time.Since(begin); d < 29*time.Second || d > 31*time.Second {
 			w.Errorf("ended after %v, want the 30 s of Drain", d)
 		}
-		if n := w.leaves(audit.Delivered); n != 2 || len(w.attempts) != 3 {
-			w.Errorf("%d delivered, %d attempts: want what was open and no more", n, len(w.attempts))
+		if n := w.leaves(audit.Delivered); n != 2 || w.tries() != 3 {
+			w.Errorf("%d delivered, %d attempts: want what was open and no more", n, w.tries())
 		}
 		e, err := w.mem.Envelope(context.Background(), stuck)
 		if err != nil || e.State != store.Ready || e.Due.After(time.Now()) {
@@ -799,7 +814,7 @@ func TestEffectsThatCannotBeStoredPark(t *testing.T) {
 		w.pass(time.Hour)
 		w.stop()
 		e, err := w.mem.Envelope(context.Background(), id)
-		if err != nil || e.State != store.Held || w.counts[Parked] != 1 {
+		if err != nil || e.State != store.Held || w.count(Parked) != 1 {
 			w.Errorf("%v: state %q", err, e.State)
 		}
 	})

@@ -373,13 +373,13 @@ func (q *Queue) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEach)
 	defer tick.Stop()
 	for {
+		if err := q.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+			q.o.Log.Error("expired mail could not be swept", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := q.sweepOnce(ctx); err != nil && ctx.Err() == nil {
-				q.o.Log.Error("expired mail could not be swept", "error", err)
-			}
 		}
 	}
 }

@@ -157,16 +157,9 @@ func (g *Gateway) Idle(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		s, err := g.store.Stats(ctx)
-		if err != nil {
+		idle, err := g.idle(ctx)
+		if idle || err != nil {
 			return err
-		}
-		due, err := g.store.Due(ctx, g.clock(), 1)
-		if err != nil {
-			return err
-		}
-		if s.Leased == 0 && len(due) == 0 {
-			return nil
 		}
 		select {
 		case <-tick.C:
@@ -174,4 +167,19 @@ func (g *Gateway) Idle(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// idle looks twice: mail that was due at the first look and leased when Due was
+// asked has added its leaf by the second, or is leased still.
+func (g *Gateway) idle(ctx context.Context) (bool, error) {
+	before, err := g.store.Stats(ctx)
+	if err != nil || before.Leased > 0 {
+		return false, err
+	}
+	due, err := g.store.Due(ctx, g.clock(), 1)
+	if err != nil || len(due) > 0 {
+		return false, err
+	}
+	after, err := g.store.Stats(ctx)
+	return after.Leased == 0 && after.Leaves == before.Leaves, err
 }

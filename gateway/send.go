@@ -91,7 +91,9 @@ func (g *Gateway) failed(ctx context.Context, e store.Envelope, reply delivery.R
 	case tlscheck.Permanent:
 		return g.bounce(e, e.Code.Expired(), enhancedOf(reply, err), said(reply), evidence, why)
 	case tlscheck.PolicyFail:
-		return g.otherwise(ctx, e, evidence, why)
+		if !e.Floor.IsOpen() {
+			return g.otherwise(ctx, e, evidence, why)
+		} // mail without a floor waits for a domain to keep its own policy (RFC 8461 §5.1)
 	case tlscheck.Indeterminate:
 		out := g.later(e, "reply lost", err)
 		out.Sent = true
@@ -102,7 +104,7 @@ func (g *Gateway) failed(ctx context.Context, e store.Envelope, reply delivery.R
 	}
 	out := g.later(e, class.String(), errors.New(why))
 	out.LastReply = said(reply)
-	out.Down = err != nil && evidence.Version == "" // nobody there to talk to
+	out.Down = err != nil && evidence.Version == "" && class != tlscheck.PolicyFail // nobody there to talk to
 	if !e.Within.IsZero() && e.Due.After(e.Within) {
 		out.Due = e.Within // the lease's next try would come too late for the floor's deadline
 	}

@@ -60,7 +60,8 @@ type Outcome struct {
 type Try func(ctx context.Context, dest string, mail iter.Seq[store.Envelope], done func(Outcome))
 
 // GiveUp decides what becomes of an envelope whose time is over: it leaves the
-// queue (a DSN, a pickup) or is parked. It is called again after an error.
+// queue (a DSN, a pickup) or is parked. After an error or a Retry it is asked
+// again later.
 type GiveUp func(context.Context, store.Envelope) (Outcome, error)
 
 // Concurrency bounds open sessions.

@@ -477,6 +477,52 @@ func TestExpiredIsGivenUpUntried(t *testing.T) {
 	})
 }
 
+func TestGivingUpCanWait(t *testing.T) {
+	story(t, nil, func(w *world) {
+		asked := 0
+		w.Queue = w.node(w.mem, func(o *Options) {
+			o.GiveUp = func(ctx context.Context, e store.Envelope) (Outcome, error) {
+				switch asked++; asked {
+				case 1:
+					return Outcome{}, errors.New("no portal")
+				case 2:
+					return Outcome{Result: store.Result{Next: store.Retry}}, nil
+				case 3:
+					return Outcome{Result: store.Result{Next: store.Park, Code: "HG-H600", Expires: time.Now().Add(time.Hour)}}, nil
+				}
+				return w.giveUp(ctx, e)
+			}
+		})
+		id := w.accept("a.example", 1, func(e *store.Envelope) { e.State, e.Expires = store.Held, time.Now().Add(time.Minute) })[0]
+		w.start()
+		w.pass(30 * time.Minute)
+		if e, err := w.mem.Envelope(w.Context(), id); err != nil || e.State != store.Held || e.Code != "HG-H600" {
+			w.Errorf("%v: %s %s", err, e.State, e.Code)
+		}
+		w.pass(time.Hour)
+		w.stop()
+		if w.left() != 0 || asked != 4 {
+			w.Errorf("%d left, asked %d times", w.left(), asked)
+		}
+	})
+}
+
+// An envelope that became a pickup says nothing about the server.
+func TestOtherWayIsNoSuccess(t *testing.T) {
+	story(t, nil, func(w *world) {
+		s := &session{q: w.Queue, dest: "a.example", site: w.sites.get("a.example")}
+		w.learn(s, Outcome{Down: true})
+		w.learn(s, Outcome{Result: store.Result{Next: store.Finish}})
+		if w.Status().Trouble != 1 {
+			w.Error("a pickup made here ends the trouble there")
+		}
+		w.learn(s, Outcome{Result: store.Result{Next: store.Finish, LastReply: "250 2.0.0"}})
+		if w.Status().Trouble != 0 {
+			w.Error("a delivery does not")
+		}
+	})
+}
+
 // Mail that should have met its floor by now goes another way, though nobody
 // tries it because its destination is down.
 func TestFloorTimeOfAnUnreachedDestination(t *testing.T) {

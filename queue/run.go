@@ -245,7 +245,7 @@ func (q *Queue) learn(s *session, o Outcome) (stop bool) {
 	case o.Next == store.Retry && throttled(o.LastReply):
 		q.sites.pushedBack(s.site, s.dest, q.o.Clock())
 		return true
-	case o.Next == store.Finish:
+	case o.Next == store.Finish && o.LastReply != "": // not what became something else here
 		q.sites.success(s.site)
 	}
 	return false
@@ -425,7 +425,7 @@ func (q *Queue) sweepQuery(ctx context.Context, query store.Query, over func(sto
 
 func (q *Queue) giveUp(ctx context.Context, e store.Envelope) error {
 	o, err := q.o.GiveUp(ctx, e)
-	if err != nil {
+	if err != nil || o.Next == store.Retry {
 		return err
 	}
 	c := store.Change{Envelopes: []store.EnvelopeID{e.ID}}

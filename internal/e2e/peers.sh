@@ -14,8 +14,8 @@ installed=(
 	unbound nsd ldnsutils                         # validating resolver, signed zones
 	swaks libnet-ssleay-perl                      # mail from the command line
 	python3 python3-dkim python3-dnspython        # smtplib; a DKIM verifier of another make
-	openssl tcpdump iproute2 chromium
-	ca-certificates procps
+	openssl tcpdump iproute2 util-linux ca-certificates
+	chromium chromium-driver python3-selenium     # the patient's phone
 	libdb5.3 libgnutls-dane0 libidn12 libldap-2.5-0 libmariadb3 libnsl2 libpam0g # for Exim
 	libpcre2-8-0 libperl5.36 libpq5 libsasl2-2 libspf2-2 libsqlite3-0
 	libevent-2.1-7                                # for OpenSMTPD

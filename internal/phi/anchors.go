@@ -123,10 +123,8 @@ func (r *reader) code(t *text, x ident) {
 	if int(first) >= len(t.tokens) {
 		return
 	}
-	for _, have := range r.codes {
-		if have.start == x.start {
-			return
-		}
+	if n := len(r.codes); n >= maxIDs || n > 0 && r.codes[n-1].start == x.start {
+		return
 	}
 	last := first
 	for int(last) < len(t.tokens) && t.tokens[last].start < x.end {

@@ -173,9 +173,8 @@ func (r *reader) behindLabel(t *text, l labelled) {
 
 // paymentNear reports whether care is paid for within n bytes of at.
 func paymentNear(t *text, at, n int) bool {
-	for i := range t.mentions {
-		m := &t.mentions[i]
-		if d := int(t.tokens[m.first].start) - at; d < n && d > -n && m.term.Kind == lexicon.Payment && m.term.Tier == lexicon.Caring {
+	for _, m := range t.around(at, at, n) {
+		if m.term.Kind == lexicon.Payment && m.term.Tier == lexicon.Caring {
 			return true
 		}
 	}

@@ -279,7 +279,7 @@ func (d *Document) strength(f *fact, v view) float32 {
 		}
 	}
 	if !d.scanner.opt.CareRelationship && bareNotice(f) {
-		r = min(r, .4)
+		r = min(r, .5)
 	}
 	if d.animals {
 		r *= .1

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/phigate/phigate/policy"
 )
@@ -323,4 +324,23 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTimeIsLinear feeds 256 KB of what each loop likes least; a quadratic
+// one would take minutes.
+func TestTimeIsLinear(t *testing.T) {
+	s := scanner(t)
+	for name, unit := range map[string]string{
+		"phones": "call 415 234 8821 ", "labels": "MRN member id: account no ", "numbers": "12 34-5 6789 ", "mentions": "diabetes asthma E11.9 ", "names": "Gloria Bates ",
+		"letters": "a b c d e f ", "tabs": "name\temail\tdx\n", "quotes": "> > > x\n", "plans": "member id EHP4420917 copay ", "your": "your your your ", "zones": "<div class=footer>x</div>", "tags": "<b><i><u>", "entities": "&amp;&#8203;", "merge": "{{ [[ << ",
+		"emails": "a.a.a.a.a@", "dates": "Mar 3 DOB Mar ", "codes": "E11.9 ", "possessives": "Mia's Mia's ",
+	} {
+		start := time.Now()
+		s.Read(context.Background(), []byte("Content-Type: text/"+map[bool]string{true: "html", false: "plain"}[unit[0] == '<' || unit[0] == '&']+"\n\n"+strings.Repeat(unit, 1<<18/len(unit)))).Judge(clinic)
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("%s: %v", name, d)
+		} else {
+			t.Logf("%s: %v", name, d.Round(time.Millisecond))
+		}
+	}
 }

@@ -69,6 +69,9 @@ var zoneWeight = [...]float32{extract.Plain: 1, extract.Quoted: .8, extract.Foot
 
 // relate judges every health mention of a text against the reader.
 func (r *reader) relate(t *text) {
+	if len(r.codes) > 0 { // codes came after the words
+		sort.SliceStable(t.mentions, func(i, j int) bool { return t.mentions[i].first < t.mentions[j].first })
+	}
 	invite := isInvite(t)
 	for n := range t.mentions {
 		m := &t.mentions[n]
@@ -417,6 +420,13 @@ func distance(t *text, x *ident, m *mention) int {
 	return 0
 }
 
+// around returns the mentions within span bytes of t.src[start:end].
+func (t *text) around(start, end, span int) []mention {
+	lo := sort.Search(len(t.mentions), func(i int) bool { return int(t.tokens[t.mentions[i].last-1].end) >= start-span })
+	hi := lo + sort.Search(len(t.mentions)-lo, func(i int) bool { return int(t.tokens[t.mentions[lo+i].first].start) > end+span })
+	return t.mentions[lo:min(hi, lo+400)]
+}
+
 // nearest returns the strongest mention within span of x, the nearer the better.
 func nearest(t *text, x *ident, span int) *mention {
 	var best *mention
@@ -434,16 +444,14 @@ func nearest(t *text, x *ident, span int) *mention {
 		return w
 	}
 	bestRank, bestDistance := 0, 0
-	for i := range t.mentions {
-		m := &t.mentions[i]
+	near := t.around(int(x.start), int(x.end), span)
+	for i := range near {
+		m := &near[i]
 		w := rank(m)
 		if w == 0 {
 			continue
 		}
 		d := distance(t, x, m)
-		if d > span {
-			continue
-		}
 		if w > bestRank || w == bestRank && d < bestDistance {
 			best, bestRank, bestDistance = m, w, d
 		}

@@ -190,11 +190,14 @@ func (p *page) end(name []byte, pos int) {
 	p.close()
 }
 
+// maxMarks bounds the zones of a page; the texts behind it are plain.
+const maxMarks = 500
+
 func (p *page) close() {
 	n := len(p.open) - 1
 	z := p.open[n]
 	p.open = p.open[:n]
-	if len(p.text.buf) > z.start {
+	if len(p.text.buf) > z.start && len(p.marks) < maxMarks {
 		p.marks = append(p.marks, Mark{uint32(z.start), uint32(len(p.text.buf)), z.zone})
 	}
 }

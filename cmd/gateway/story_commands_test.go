@@ -86,12 +86,12 @@ func (s *story) cmdRootKey(ts *testscript.TestScript, args []string) error {
 
 func (s *story) cmdMX(_ *testscript.TestScript, args []string) error {
 	d := fakenet.Domain{Name: args[0]}
-	kind, faults := "tls", args[1:]
-	if len(args) > 1 && !strings.Contains(args[1], "=") {
+	kind, faults := "", args[1:]
+	if len(args) > 1 {
 		kind, faults = args[1], args[2:]
 	}
 	switch kind {
-	case "tls":
+	case "", "tls":
 	case "mta-sts":
 		d.STS = &fakenet.STS{Mode: "enforce"}
 	case "dane":
@@ -109,13 +109,12 @@ func (s *story) cmdMX(_ *testscript.TestScript, args []string) error {
 	case "null":
 		d.NullMX = true
 	default:
-		return errArgs
+		faults = args[1:]
 	}
 	if err := readFaults(&d.Faults, faults); err != nil {
 		return err
 	}
 	s.addDomain(d)
-	s.faults[d.Name] = d.Faults
 	return nil
 }
 
@@ -132,7 +131,7 @@ func (s *story) cmdFault(_ *testscript.TestScript, args []string) error {
 func readFaults(f *fakenet.Faults, words []string) (err error) {
 	f.Replies, f.Recipients = map[fakenet.Stage]string{}, map[string]string{}
 	for _, w := range words {
-		key, value, _ := strings.Cut(w, "=")
+		key, value, more := strings.Cut(w, "=")
 		n, number := strconv.Atoi(value)
 		switch key {
 		case "none":
@@ -151,9 +150,12 @@ func readFaults(f *fakenet.Faults, words []string) (err error) {
 		case "drop":
 			f.Drop = fakenet.Stage(value)
 		default:
-			if strings.Contains(key, "@") {
+			switch {
+			case !more:
+				err = errArgs
+			case strings.Contains(key, "@"):
 				f.Recipients[key] = value
-			} else {
+			default:
 				f.Replies[fakenet.Stage(key)] = value
 			}
 		}

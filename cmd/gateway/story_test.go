@@ -150,8 +150,7 @@ type story struct {
 
 	config    gateway.Config
 	domains   []string
-	faults    map[string]fakenet.Faults // by domain
-	replies   []string                  // all that was said to tools
+	replies   []string // all that was said to tools
 	submitted []submitted
 	repeats   int // how often a message may have arrived again: once per crash
 	held      []*fakenet.Line
@@ -171,7 +170,7 @@ func newStory(env *testscript.Env) error {
 	t := env.T().(testing.TB)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	env.Defer(cancel)
-	s := &story{t: t, name: t.Name(), dir: env.WorkDir, ctx: ctx, faults: map[string]fakenet.Faults{}}
+	s := &story{t: t, name: t.Name(), dir: env.WorkDir, ctx: ctx}
 	env.Values[storyKey{}] = s
 	var err error
 	if s.net, err = fakenet.Start(ctx, fakenet.Options{Clock: s.now}); err != nil {

@@ -60,11 +60,12 @@ func (w *site) open() *Store {
 
 func (w *site) hit(p Point) error {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.fault == nil {
+	fault := w.fault
+	w.mu.Unlock()
+	if fault == nil {
 		return nil
 	}
-	return w.fault(p)
+	return fault(p)
 }
 
 // at lets f decide what happens at each point from now on.

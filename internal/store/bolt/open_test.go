@@ -1,9 +1,11 @@
 package bolt
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +33,11 @@ func TestOpenRefuses(t *testing.T) {
 	wrong.record = w.ring.record
 	if _, err := Open(w.dir, opts(wrong)); !errors.Is(err, ErrWrongKey) {
 		t.Errorf("another index key: %v", err)
+	}
+	wrong = newRing()
+	wrong.index = w.ring.index
+	if _, err := Open(w.dir, opts(wrong)); !errors.Is(err, ErrWrongKey) {
+		t.Errorf("another record key: %v", err)
 	}
 	if string(before) != string(w.readFile()) {
 		t.Error("a wrong key changed the file")
@@ -117,17 +124,7 @@ func TestGroups(t *testing.T) {
 		}
 		return hashTree(n, r, read)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		s.line.mu.Lock()
-		n := len(s.line.waiting)
-		s.line.mu.Unlock()
-		if n == waiting {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d wait", n, waiting)
-		}
-	}
+	s.await(waiting)
 	close(hold)
 	wg.Wait()
 	if commits != 2 {
@@ -141,6 +138,153 @@ func TestGroups(t *testing.T) {
 	st, err := s.Stats(t.Context())
 	if want := 1 + waiting - waiting/5; err != nil || st.Ready != want || st.Leaves != int64(want) {
 		t.Errorf("stats %+v, want %d ready; %v", st, want, err)
+	}
+}
+
+// await returns when so many operations wait in the line.
+func (s *Store) await(n int) {
+	for {
+		s.line.mu.Lock()
+		waiting := len(s.line.waiting)
+		s.line.mu.Unlock()
+		if waiting == n {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// holdUp begins a commit and stops it until release is called, so that what comes
+// meanwhile becomes one group.
+func (w *site) holdUp(s *Store) (release func()) {
+	hold, held, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	w.at(func(p Point) error {
+		if p == BeforeCommit {
+			once.Do(func() { close(held); <-hold })
+		}
+		return nil
+	})
+	go func() {
+		defer close(done)
+		s.Check(context.Background())
+	}()
+	<-held
+	return func() { close(hold); <-done }
+}
+
+// TestChangesInOneGroup lets two people change one envelope at once, so that both
+// have read it before either writes.
+func TestChangesInOneGroup(t *testing.T) {
+	w := newSite(t)
+	s := w.open()
+	m := w.message([]byte("x"), "a.example")
+	if _, err := s.Accept(t.Context(), acceptance(m)); err != nil {
+		t.Fatal(err)
+	}
+	release := w.holdUp(s)
+	errs := make(chan error, 2)
+	for range 2 {
+		go func() {
+			errs <- s.Change(context.Background(), store.Change{Envelopes: []store.EnvelopeID{m.Envelopes[0].ID}, To: store.Held},
+				store.Effects{Leaves: []store.Leaf{{Event: "held"}}})
+		}()
+	}
+	s.await(2)
+	release()
+	first, second := <-errs, <-errs
+	if (first == nil) == (second == nil) || !errors.Is(errors.Join(first, second), store.ErrConflict) {
+		t.Errorf("errors %v and %v", first, second)
+	}
+	if n, err := s.TreeSize(t.Context()); err != nil || n != 2 {
+		t.Errorf("%d leaves, %v", n, err)
+	}
+}
+
+// TestRepeatInOneGroup lets two sessions bring the same message at once, so that
+// neither sees the other's before the writer does.
+func TestRepeatInOneGroup(t *testing.T) {
+	w := newSite(t)
+	s := w.open()
+	release := w.holdUp(s)
+	var wg sync.WaitGroup
+	receipts := make([]store.Receipt, 2)
+	for i := range receipts {
+		a := acceptance(w.message(large, "a.example"))
+		a.Digest = [32]byte{1}
+		wg.Go(func() {
+			var err error
+			if receipts[i], err = s.Accept(t.Context(), a); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	s.await(2)
+	release()
+	wg.Wait()
+	if receipts[0].Repeated == receipts[1].Repeated || receipts[0].ID != receipts[1].ID {
+		t.Errorf("receipts %+v", receipts)
+	}
+	if files, err := os.ReadDir(s.bodies.dir); err != nil || len(files) != 1 {
+		t.Errorf("%d body files, %v", len(files), err)
+	}
+	if got := w.image().look(); len(got.Envelopes) != 1 || len(got.Leaves) != 1 {
+		t.Errorf("%d envelopes, %d leaves", len(got.Envelopes), len(got.Leaves))
+	}
+}
+
+// TestNothingStays looks into every table after all mail has gone its way: only
+// what must outlive mail is left.
+func TestNothingStays(t *testing.T) {
+	w := newSite(t)
+	s := w.stock()
+	for _, dest := range []string{"a.example", "c.example"} {
+		r := leaseAll
+		r.Dest = dest
+		b, err := s.Lease(t.Context(), r)
+		if err != nil || len(b.Envelopes) == 0 {
+			t.Fatalf("%d envelopes, %v", len(b.Envelopes), err)
+		}
+		var rs []store.Result
+		var ids []store.EnvelopeID
+		for _, v := range b.Envelopes {
+			rs, ids = append(rs, store.Result{Envelope: v.ID, Next: store.Park}), append(ids, v.ID)
+		}
+		if _, err := s.Extend(t.Context(), b.Token, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Finish(t.Context(), b.Token, rs, store.Effects{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, to := range []store.State{store.Ready, store.Held, ""} {
+			if err := s.Change(t.Context(), store.Change{Envelopes: ids, To: to}, store.Effects{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	all, err := s.Pickups(t.Context(), store.PickupQuery{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		p.State = store.Expired
+		if err := s.PutPickup(t.Context(), p, store.Effects{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	outlives := map[table]bool{tMeta: true, tPickup: true, tLeaf: true, tLeafOf: true, tHash: true, tSeen: true}
+	if err := s.view(func(x *txn) error {
+		for tb := range tables {
+			if n := len(x.keys(tb, nil, everything)); n > 0 && !outlives[tb] {
+				t.Errorf("%d rows are left in %s", n, tableNames[tb])
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := os.ReadDir(s.bodies.dir); err != nil || len(files) != 0 {
+		t.Errorf("%d body files are left, %v", len(files), err)
 	}
 }
 

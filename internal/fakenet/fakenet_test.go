@@ -248,6 +248,21 @@ func TestFaultsOfTLS(t *testing.T) {
 	}
 }
 
+// What was said before TLS is forgotten (RFC 3207 §4.2), and REQUIRETLS is
+// offered only now (RFC 8689 §2).
+func TestTLSBeginsAnew(t *testing.T) {
+	n := start(t)
+	mx := n.Add(fakenet.Domain{Name: "p.example"})
+	conn := dial(t, n, mx.Name+":25")
+	talk(t, conn, []string{"< 220", "> HELO c", "< 250", "> MAIL FROM:<>", "< 250", "> STARTTLS", "< 220"})
+	secure := tls.Client(conn, &tls.Config{ServerName: mx.Name, RootCAs: n.Roots()})
+	talk(t, secure, []string{
+		"> RCPT TO:<a@p.example>", "< 503", "> MAIL FROM:<>", "< 503", "> EHLO c",
+		"< 250-mx.p.example", "< 250-PIPELINING", "< 250-SIZE", "< 250-8BITMIME", "< 250-SMTPUTF8", "< 250-ENHANCED", "< 250-DSN", "< 250 REQUIRETLS",
+		"> STARTTLS", "< 503",
+	})
+}
+
 func TestHangLastsUntilTheClientLeaves(t *testing.T) {
 	n := start(t)
 	mx := n.Add(fakenet.Domain{Name: "p.example", Faults: fakenet.Faults{Hang: fakenet.EHLO}})

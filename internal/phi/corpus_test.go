@@ -101,6 +101,9 @@ func TestCorpus(t *testing.T) { corpus(t, "testdata/corpus.txt", 0, 0) }
 // TestSecondCorpus is the same on mail written after the rules.
 func TestSecondCorpus(t *testing.T) { corpus(t, "testdata/second.txt", 0, 0) }
 
+// TestThirdCorpus adds recipients, proofs and notes in a hurry.
+func TestThirdCorpus(t *testing.T) { corpus(t, "testdata/third.txt", 0, 0) }
+
 func corpus(t *testing.T, file string, missedCap, falseCap int) {
 	t.Helper()
 	s := scanner(t)

@@ -14,6 +14,8 @@ type tally struct {
 	sentences, generic int
 	animals, jobs      int
 	words, english     int
+	clinician          int // sentences in the voice of somebody who treats
+	everyday           int // ambiguous health words
 	longest            int // words of the longest text of the mail itself
 	promoSubject       bool
 	promoLead          int
@@ -27,6 +29,7 @@ func (r *reader) countText(t *text, p *extract.Part) {
 	d := r.doc
 	d.unfilled = d.unfilled || p.Kind != extract.File && mergeTag(t.src) >= 0
 	if p.Kind == extract.Header {
+		d.unfilled = d.unfilled || p.Path == "Subject" && proofSubject(t.src)
 		for i := range t.sentences {
 			c.promoSubject = c.promoSubject || p.Path == "Subject" && t.sentences[i].cues&lexicon.Promo != 0 && promoting(t)
 		}
@@ -40,10 +43,13 @@ func (r *reader) countText(t *text, p *extract.Part) {
 		if s.cues&lexicon.Unsubscribe != 0 {
 			d.unsubscribe = true
 		}
-		if s.last-s.first < 4 || s.zone == extract.Footer || s.zone == extract.Nav {
+		if s.last-s.first < 3 || s.zone == extract.Footer || s.zone == extract.Nav {
 			continue
 		}
 		c.sentences++
+		if s.cues&lexicon.Clinician != 0 {
+			c.clinician++
+		}
 		if s.cues&(lexicon.Generic|lexicon.Conditional) != 0 || s.question {
 			c.generic++
 		}
@@ -118,6 +124,7 @@ func (r *reader) finish() {
 		d.unsubscribe = true
 	}
 	d.note = c.longest <= 90 && !d.unsubscribe && !d.promotional && c.jobs == 0
+	r.noteFact()
 	if c.words >= 20 && c.english*100 < c.words*8 {
 		d.language = "other"
 	} else {
@@ -136,6 +143,28 @@ func (r *reader) finish() {
 		}
 	}
 	d.parts, d.hits = r.msg.Parts, slices.Clone(r.hits)
+}
+
+// noteFact ties the clinical words of a short note, its subject too, to the
+// reader when any of its sentences is in the voice of somebody who treats.
+func (r *reader) noteFact() {
+	c, d := &r.count, r.doc
+	if !d.note || c.clinician == 0 || c.animals > 0 {
+		return
+	}
+	f := fact{who: addressee, i: 1, tie: tieNote, r: .75, zone: 1, soft: true, hit: -1}
+	switch {
+	case r.clinical != nil:
+		f.term = *r.clinical
+		if f.term.Tier == lexicon.Caring {
+			f.r = .85
+		}
+	case c.everyday >= 2:
+		f.term, f.r = lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}, .8
+	default:
+		return
+	}
+	d.facts = append(d.facts, f)
 }
 
 // Hosts returns the hosts of links and images, in lower case, each once.

@@ -192,10 +192,11 @@ var roles = map[string]bool{
 // roleAddress reports an office, a list or a proof.
 func roleAddress(a policy.Address) bool {
 	local, _, _ := strings.Cut(a.Key(), "@")
+	local, _, _ = strings.Cut(local, "+") // ann+news@ is Ann
 	if roles[local] {
 		return true
 	}
-	parts := strings.FieldsFunc(local, func(c rune) bool { return c == '-' || c == '.' || c == '_' || c == '+' })
+	parts := strings.FieldsFunc(local, func(c rune) bool { return c == '-' || c == '.' || c == '_' })
 	for _, p := range parts {
 		switch p {
 		case "list", "staff", "team", "all", "proof", "proofs", "test", "news", "newsletter", "public", "noreply", "group", "dept":

@@ -83,6 +83,7 @@ func (r *reader) relate(t *text) {
 			f.tie, f.r, f.concrete = tieInvite, .9, true
 		}
 		r.keep(t, m, f)
+		r.clinicalWord(t, m)
 		if m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring {
 			r.possessives(t, m)
 		}
@@ -90,6 +91,27 @@ func (r *reader) relate(t *text) {
 	r.meetings(t)
 	r.statements(t)
 	r.third(t)
+}
+
+// clinicalWord notes the surest clinical word that is not said of people in
+// general, for notes that name neither reader nor patient.
+func (r *reader) clinicalWord(t *text, m *mention) {
+	s := &t.sentences[m.sentence]
+	if t.kind != extract.Body && t.kind != extract.Header || s.zone != extract.Plain || s.cues&(lexicon.Generic|lexicon.Promo) != 0 || m.term.Kind == lexicon.Provider {
+		return
+	}
+	switch m.term.Tier {
+	case lexicon.Specific:
+		if r.clinical == nil || r.clinical.Tier != lexicon.Specific {
+			r.clinical = m.term
+		}
+	case lexicon.Caring:
+		if r.clinical == nil {
+			r.clinical = m.term
+		}
+	case lexicon.Ambiguous:
+		r.count.everyday++
+	}
 }
 
 func isInvite(t *text) bool {
@@ -287,6 +309,9 @@ func measured(t *text, s *sentence, m *mention) bool {
 		if parted(t.between(int(j)-1, int(j))) {
 			return false
 		}
+		if finding(t.word8(int(j))) {
+			return true
+		}
 		if t.tokens[j].shape&digits != 0 {
 			return j+1 == s.last || t.word8(int(j)+1) != "year"
 		}
@@ -298,6 +323,15 @@ func measured(t *text, s *sentence, m *mention) bool {
 }
 
 func article(w string) bool { return w == "a" || w == "an" || w == "A" || w == "An" || w == "any" }
+
+// finding reports a word that stands for the value of a test.
+func finding(w string) bool {
+	switch w {
+	case "neg", "pos", "negative", "positive", "normal", "abnormal", "elevated", "undetectable":
+		return true
+	}
+	return false
+}
 
 func bounding(w string) bool {
 	switch w {

@@ -282,8 +282,8 @@ func (r *reader) row(t *text, at int, line string, head []column, vague []bool, 
 			if health < 0 || !sure {
 				health = i
 			}
-			sure = sure || !vague[i] || r.clinical(t, at+c.start, at+c.start+len(c.text))
-		case head[i] == columnOther && !sure && r.clinical(t, at+c.start, at+c.start+len(c.text)):
+			sure = sure || !vague[i] || r.clinicalIn(t, at+c.start, at+c.start+len(c.text))
+		case head[i] == columnOther && !sure && r.clinicalIn(t, at+c.start, at+c.start+len(c.text)):
 			health, sure = i, true
 		}
 	}
@@ -314,8 +314,8 @@ func filled(s string) bool {
 	return mergeTag(s) < 0
 }
 
-// clinical reports whether a sure health term lies in t.src[from:to].
-func (r *reader) clinical(t *text, from, to int) bool {
+// clinicalIn reports whether a sure health term lies in t.src[from:to].
+func (r *reader) clinicalIn(t *text, from, to int) bool {
 	for i := range t.mentions {
 		m := &t.mentions[i]
 		if s := int(t.tokens[m.first].start); s >= from && s < to && (m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring) {
@@ -346,7 +346,7 @@ func (r *reader) cellMention(t *text, at int, cell string, sure bool) *mention {
 }
 
 // mergeTag returns where an unfilled merge slot stands in s, -1 if nowhere:
-// {{name}}, *|NAME|*, %%name%%, [First Name], <<name>>, ${name}.
+// {{name}}, *|NAME|*, %NAME%, [First Name], <<name>>, <Patient Name>, ${name}.
 func mergeTag(s string) int {
 	for _, tag := range [][2]string{{"{{", "}}"}, {"*|", "|*"}, {"%%", "%%"}, {"<<", ">>"}, {"${", "}"}, {"[[", "]]"}, {"{%", "%}"}} {
 		if i := strings.Index(s, tag[0]); i >= 0 {
@@ -355,18 +355,46 @@ func mergeTag(s string) int {
 			}
 		}
 	}
-	for i := 0; i < len(s); {
-		j := strings.IndexByte(s[i:], '[')
-		if j < 0 {
-			break
-		}
-		i += j + 1
-		if k := strings.IndexByte(s[i:], ']'); k > 2 && k < 30 {
-			switch w := strings.ToLower(s[i : i+k]); w {
-			case "first name", "firstname", "first_name", "name", "patient name", "last name", "lastname", "fname", "date", "time", "provider", "patient", "member name", "test name", "drug name", "condition", "appointment date", "your name", "recipient", "medication", "doctor":
+	for _, tag := range [...][2]byte{{'{', '}'}, {'%', '%'}, {'[', ']'}, {'<', '>'}, {'#', '#'}} {
+		for i := 0; i < len(s); {
+			j := strings.IndexByte(s[i:], tag[0])
+			if j < 0 {
+				break
+			}
+			i += j + 1
+			if n := strings.IndexByte(s[i:min(len(s), i+32)], tag[1]); n > 2 && slotName(s[i:i+n]) {
 				return i - 1
 			}
 		}
 	}
 	return -1
+}
+
+// slotWords are parts of the names that mailing tools give to merge slots.
+var slotWords = []string{"name", "first", "last", "date", "time", "drug", "medic", "provider", "doctor", "patient", "member", "appt", "appointment", "recipient", "contact", "test", "condition", "location", "phone", "address", "field"}
+
+// slotName reports letters, spaces and underscores around one of slotWords.
+func slotName(s string) bool {
+	if run(s, func(c byte) bool { return isAlnum(c) || c == '_' || c == ' ' || c == '.' || c == '-' }) != len(s) {
+		return false
+	}
+	s = strings.ToLower(s)
+	for _, w := range slotWords {
+		if strings.Contains(s, w) {
+			return true
+		}
+	}
+	return false
+}
+
+// proofSubject reports the marks that mailing tools and people set on a test
+// send: "[TEST] …", "Proof: …".
+func proofSubject(s string) bool {
+	s = strings.ToLower(strings.TrimSpace(s))
+	for _, w := range []string{"test", "proof", "preview", "draft", "sample", "template"} {
+		if strings.HasPrefix(s, "["+w) || strings.HasPrefix(s, w+":") || strings.HasPrefix(s, "("+w+")") || strings.HasPrefix(s, "<"+w) || strings.HasPrefix(s, w+" -") || w != "test" && w != "sample" && strings.HasPrefix(s, w+" ") {
+			return true
+		}
+	}
+	return false
 }

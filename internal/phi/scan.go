@@ -114,7 +114,8 @@ type reader struct {
 	ownDomain string
 	persons   map[string]bool
 	count     tally
-	family    bool // "your son" or the like was read
+	clinical  *lexicon.Term // surest health word of the mail itself, not said of people in general
+	family    bool          // "your son" or the like was read
 }
 
 // Read extracts, tokenises and relates a raw message (RFC 5322), once for all
@@ -143,7 +144,7 @@ func (r *reader) reset() {
 	clear(r.seen)
 	clear(r.own)
 	clear(r.persons)
-	r.doc, r.msg, r.ownDomain, r.count, r.family = nil, nil, "", tally{}, false
+	r.doc, r.msg, r.ownDomain, r.count, r.family, r.clinical = nil, nil, "", tally{}, false, nil
 	r.ids, r.codes, r.hits = r.ids[:0], r.codes[:0], r.hits[:0]
 	r.text.src = ""
 	if cap(r.text.tokens) > 1<<16 { // a giant message must not pin its scratch

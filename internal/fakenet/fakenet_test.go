@@ -184,7 +184,10 @@ func talk(t *testing.T, conn net.Conn, lines []string) {
 		}
 		want := strings.TrimPrefix(line, "< ")
 		got, err := r.ReadLine()
-		if err != nil {
+		switch {
+		case isTimeout(err):
+			got = "silence"
+		case err != nil:
 			got = "EOF"
 		}
 		if !strings.HasPrefix(got, want) {
@@ -315,7 +318,7 @@ func TestDNSAnswersAsAValidatorDoes(t *testing.T) {
 	n.Add(fakenet.Domain{Name: "plain.example", STS: &fakenet.STS{Mode: "enforce"}})
 	n.Add(fakenet.Domain{Name: "null.example", NullMX: true})
 	n.Add(fakenet.Domain{Name: "implicit.example", Implicit: true})
-	if err := n.Record(true, "alias.signed.example. CNAME mx.plain.example."); err != nil {
+	if err := errors.Join(n.Record(true, "alias.signed.example. CNAME mx.plain.example."), n.Record(false, "alias.plain.example. CNAME mx.signed.example.")); err != nil {
 		t.Fatal(err)
 	}
 	tests := []struct {
@@ -335,6 +338,7 @@ func TestDNSAnswersAsAValidatorDoes(t *testing.T) {
 		{"_mta-sts.plain.example", dns.TypeTXT, dns.RcodeSuccess, 1, false},
 		{"nothing.plain.example", dns.TypeA, dns.RcodeNameError, 0, false},
 		{"alias.signed.example", dns.TypeA, dns.RcodeSuccess, 2, false}, // a chain is as secure as its weakest link
+		{"alias.plain.example", dns.TypeA, dns.RcodeSuccess, 2, false},
 		{"null.example", dns.TypeMX, dns.RcodeSuccess, 1, false},
 		{"implicit.example", dns.TypeMX, dns.RcodeSuccess, 0, false},
 		{"implicit.example", dns.TypeA, dns.RcodeSuccess, 1, false},
@@ -377,6 +381,12 @@ func TestDNSFaults(t *testing.T) {
 	}
 	if got := n.Lookups("signed.example", "MX"); got < 7 {
 		t.Errorf("%d lookups counted", got)
+	}
+	n.SetDNS("signed.example", "MX", fakenet.Bogus)
+	unchecked := new(dns.Msg).SetQuestion("signed.example.", dns.TypeMX)
+	unchecked.CheckingDisabled, unchecked.AuthenticatedData = true, true
+	if m, err := dns.ExchangeContext(t.Context(), unchecked, n.Resolver()); err != nil || len(m.Answer) != 1 || m.AuthenticatedData {
+		t.Errorf("bogus with CD: %v %v", m, err) // RFC 4035 §3.2.2: whoever checks for himself gets the data
 	}
 	n.SetDNS("signed.example", "MX", fakenet.NoFault)
 	n.SetDNS("signed.example", "*", fakenet.ServFail)

@@ -124,7 +124,7 @@ func (d *Document) view(c Context) view {
 	case c.Staff || d.internal(c.Recipient):
 		v.reader = .3
 		against("the recipient is staff")
-	case roleAddress(c.Recipient):
+	case roleAddress(c.Recipient) || d.offices[c.Recipient.Key()]:
 		v.reader = .3
 		against("the recipient is a role address")
 	case d.unfilled:
@@ -186,20 +186,20 @@ func (d *Document) internal(a policy.Address) bool {
 
 // roles are local parts behind which stands an office or a list, not a person.
 var roles = map[string]bool{
-	"info": true, "staff": true, "all": true, "office": true, "team": true, "hr": true, "marketing": true, "admin": true, "administrator": true, "support": true, "contact": true, "hello": true, "sales": true, "billing": true, "press": true, "media": true, "newsletter": true, "news": true, "list": true, "everyone": true, "employees": true, "employee": true, "noreply": true, "no-reply": true, "frontdesk": true, "front-desk": true, "reception": true, "nurses": true, "providers": true, "physicians": true, "doctors": true, "proof": true, "proofs": true, "test": true, "testing": true, "qa": true, "webmaster": true, "postmaster": true, "abuse": true, "security": true, "help": true, "helpdesk": true, "service": true, "services": true, "customerservice": true, "accounts": true, "accounting": true, "finance": true, "legal": true, "compliance": true, "privacy": true, "it": true, "ops": true, "operations": true, "dev": true, "engineering": true, "jobs": true, "careers": true, "recruiting": true, "events": true, "community": true, "members": true, "subscribers": true, "group": true, "board": true, "volunteers": true, "donors": true, "editor": true, "editors": true, "mail": true, "email": true, "root": true, "feedback": true, "intake": true, "scheduling": true, "records": true, "lab": true, "pharmacy": true, "coders": true, "coding": true, "training": true, "quality": true, "design": true, "creative": true, "web": true, "content": true, "campaigns": true, "campaign": true, "preview": true, "seed": true, "allstaff": true, "public": true, "subscribe": true, "announce": true, "announcements": true, "department": true, "dept": true, "nursing": true, "frontoffice": true, "desk": true, "clinic": true, "leads": true, "prospects": true, "users": true, "customers": true, "analytics": true, "reports": true, "data": true, "dashboard": true, "manager": true, "managers": true, "supervisors": true, "residents": true, "students": true, "faculty": true, "alumni": true,
+	"info": true, "staff": true, "all": true, "office": true, "team": true, "hr": true, "marketing": true, "admin": true, "administrator": true, "support": true, "contact": true, "hello": true, "sales": true, "billing": true, "press": true, "media": true, "newsletter": true, "news": true, "list": true, "everyone": true, "employees": true, "employee": true, "noreply": true, "no-reply": true, "frontdesk": true, "front-desk": true, "reception": true, "nurses": true, "providers": true, "physicians": true, "doctors": true, "proof": true, "proofs": true, "test": true, "testing": true, "qa": true, "webmaster": true, "postmaster": true, "abuse": true, "security": true, "help": true, "helpdesk": true, "service": true, "services": true, "customerservice": true, "accounts": true, "accounting": true, "finance": true, "legal": true, "compliance": true, "privacy": true, "it": true, "ops": true, "operations": true, "dev": true, "engineering": true, "jobs": true, "careers": true, "recruiting": true, "events": true, "community": true, "members": true, "subscribers": true, "group": true, "board": true, "volunteers": true, "donors": true, "editor": true, "editors": true, "mail": true, "email": true, "root": true, "feedback": true, "intake": true, "scheduling": true, "records": true, "lab": true, "pharmacy": true, "coders": true, "coding": true, "training": true, "quality": true, "design": true, "creative": true, "web": true, "content": true, "campaigns": true, "campaign": true, "preview": true, "seed": true, "allstaff": true, "public": true, "subscribe": true, "announce": true, "announcements": true, "department": true, "dept": true, "nursing": true, "frontoffice": true, "desk": true, "clinic": true, "leads": true, "prospects": true, "users": true, "customers": true, "analytics": true, "reports": true, "data": true, "dashboard": true, "manager": true, "managers": true, "supervisors": true, "residents": true, "students": true, "faculty": true, "alumni": true, "studio": true, "art": true, "layout": true, "production": true, "prepress": true, "print": true, "review": true, "reviews": true, "approval": true, "approvals": true, "agency": true, "mktg": true, "editorial": true, "staging": true, "sandbox": true, "demo": true, "sample": true, "template": true, "templates": true, "mailops": true, "deliverability": true, "panel": true, "insights": true, "surveys": true, "survey": true, "newsroom": true, "benefits": true, "brokers": true, "vendor": true, "vendors": true, "partners": true, "orders": true, "purchasing": true, "procurement": true, "warehouse": true, "facilities": true, "maintenance": true, "library": true, "schoolnurse": true, "nurse": true, "callcenter": true, "dispatch": true, "payroll": true, "hiring": true, "mailroom": true, "inbox": true, "counsel": true, "trustees": true, "committee": true,
 }
 
 // roleAddress reports an office, a list or a proof.
 func roleAddress(a policy.Address) bool {
 	local, _, _ := strings.Cut(a.Key(), "@")
 	local, _, _ = strings.Cut(local, "+") // ann+news@ is Ann
-	if roles[local] {
+	if roles[local] || strings.Contains(local, "proof") || strings.HasPrefix(local, "seed") || strings.HasSuffix(local, "team") {
 		return true
 	}
 	parts := strings.FieldsFunc(local, func(c rune) bool { return c == '-' || c == '.' || c == '_' })
 	for _, p := range parts {
 		switch p {
-		case "list", "staff", "team", "all", "proof", "proofs", "test", "news", "newsletter", "public", "noreply", "group", "dept":
+		case "inbox", "review", "desk", "office", "marketing", "hr", "admin", "support", "sales", "list", "staff", "team", "all", "proof", "proofs", "test", "news", "newsletter", "public", "noreply", "group", "dept":
 			return true
 		}
 	}
@@ -250,6 +250,9 @@ func (d *Document) health(f *fact, v view) float32 {
 // symptomatic reports an everyday word that a health sender says of the reader
 // in particular: "your rash looks better", "your blood pressure was 150/95".
 func symptomatic(f *fact, d *Document) bool {
+	if d.note && f.tie == tiePossessiveEvent {
+		return true
+	}
 	return f.concrete || f.tie != tiePossessiveEvent && f.term.Kind == lexicon.Condition && !d.general
 }
 

@@ -355,6 +355,9 @@ func mergeTag(s string) int {
 			}
 		}
 	}
+	if i := strings.Index(strings.ToLower(s[:min(len(s), 20000)]), "lorem ipsum"); i >= 0 {
+		return i
+	}
 	for _, tag := range [...][2]byte{{'{', '}'}, {'%', '%'}, {'[', ']'}, {'<', '>'}, {'#', '#'}} {
 		for i := 0; i < len(s); {
 			j := strings.IndexByte(s[i:], tag[0])

@@ -71,9 +71,10 @@ type Document struct {
 	formats     []string
 	rows        int
 	people      int
-	visible     int  // mailboxes a patient list shows
-	gate        bool // a record or beneficiary number beside a name
-	subjectPHI  bool // the subject shows a health word or a strong identifier
+	visible     int             // mailboxes a patient list shows
+	offices     map[string]bool // addresses whose display name is an office
+	gate        bool            // a record or beneficiary number beside a name
+	subjectPHI  bool            // the subject shows a health word or a strong identifier
 	animals     bool
 	employment  bool // speaks of work at the sender
 	note        bool // short, to one person, without the marks of bulk mail
@@ -229,6 +230,12 @@ func (r *reader) envelope() {
 				r.own[strings.ToLower(a.address)] = true
 				if name == "To" || name == "Cc" {
 					visible++
+					if r.office(a.name) && len(d.offices) < 1000 {
+						if d.offices == nil {
+							d.offices = map[string]bool{}
+						}
+						d.offices[strings.ToLower(a.address)] = true
+					}
 					d.subjectPHI = d.subjectPHI || r.tells(a.name)
 				}
 			}
@@ -244,6 +251,26 @@ func (r *reader) envelope() {
 		_, r.ownDomain, _ = strings.Cut(strings.ToLower(as[0].address), "@")
 		d.sender.domain = r.ownDomain
 	}
+}
+
+// officeWords name the many behind an address; a first name beside them makes
+// it one person after all.
+var officeWords = map[string]bool{
+	"office": true, "team": true, "desk": true, "department": true, "dept": true, "staff": true, "group": true, "studio": true, "services": true, "proofs": true, "proof": true, "review": true, "list": true, "committee": true, "board": true, "agency": true, "marketing": true, "support": true, "admin": true, "reception": true, "editors": true, "press": true, "newsroom": true, "managers": true, "nurses": true, "everyone": true, "employees": true, "resources": true, "hr": true, "benefits": true, "billing": true, "accounting": true, "sales": true, "help": true, "news": true, "newsletter": true, "subscribers": true, "physicians": true, "providers": true, "creative": true, "design": true, "qa": true, "test": true, "inbox": true, "community": true, "residents": true, "vendors": true, "partners": true, "coders": true, "leads": true,
+}
+
+// office reports a display name of an office, a team or a list.
+func (r *reader) office(name string) bool {
+	words := strings.Fields(plainWords(name))
+	some := false
+	for _, w := range words {
+		n := r.scanner.lx.Name(lexicon.Hash([]byte(w)))
+		if n&lexicon.FirstName != 0 && n&lexicon.Everyday == 0 && !officeWords[w] {
+			return false
+		}
+		some = some || officeWords[w]
+	}
+	return some
 }
 
 // tells reports a display name that speaks of health.

@@ -164,8 +164,8 @@ func (g *Gateway) acceptRecipient(ctx context.Context, s Submission, to policy.A
 		open &^= policy.PendingConsent
 	}
 	verdict, refuse := g.rules().AtRCPT(facts, open)
-	if !refuse {
-		return about, nil
+	if !refuse || verdict.Action == policy.Reject && s.Sender.Refusal(verdict.Code) != policy.RefuseHard {
+		return about, nil // a tool that must not see a 5xx is answered after DATA
 	}
 	verdict.Recipient = to
 	id := g.ids.New(g.clock())

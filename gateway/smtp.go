@@ -372,10 +372,11 @@ func (b *bodyReader) readAll() ([]byte, error) {
 	var data []byte
 	for {
 		if len(data) == cap(data) {
-			if err := b.reserve(int64(max(firstBody, cap(data)))); err != nil {
+			more := min(max(firstBody, cap(data)), int(limit)+1-len(data)) // the one byte shows that it is too large
+			if err := b.reserve(min(int64(more), limit-b.reserved)); err != nil {
 				return nil, err
 			}
-			data = slices.Grow(data, max(firstBody, cap(data)))
+			data = slices.Grow(data, more)
 		}
 		n, err := lines.Read(data[len(data):cap(data)])
 		data = data[:len(data)+n]

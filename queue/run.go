@@ -441,5 +441,6 @@ func (q *Queue) giveUp(ctx context.Context, e store.Envelope) error {
 		return nil
 	}
 	q.o.Count(GaveUp)
+	q.Kick() // for what it left: a DSN, a notice
 	return err
 }

@@ -22,6 +22,10 @@ const DefaultLimit = 100
 // setting does not hammer a server.
 const defaultFirst = 5 * time.Minute
 
+// minSecret is the least a link's secret may have in bytes: the key of its mail
+// hangs on it.
+const minSecret = 16
+
 // Wait is the time from the attempt-th attempt (from 1) of an envelope to its
 // next: First, doubled for each attempt up to Max, ±20 %. The jitter hangs on
 // the envelope and the attempt alone, so that two engines agree on it.
@@ -97,8 +101,8 @@ func (e Effects) Validate() error {
 		if !p.Pickup.ID.Valid() || !p.Pickup.Message.Valid() {
 			bad("pickup %d: malformed id", i)
 		}
-		if len(p.Secret) == 0 || p.Pickup.State.Over() {
-			bad("pickup %d: no secret, or over already", i)
+		if len(p.Secret) < minSecret || p.Pickup.State.Over() {
+			bad("pickup %d: secret too short, or over already", i)
 		}
 	}
 	for i, r := range e.Records {

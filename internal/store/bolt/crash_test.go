@@ -32,6 +32,8 @@ func noise(n int) []byte {
 	return b
 }
 
+const linkSecret = "24 bytes of the link...."
+
 // site is one data folder with what is needed to open it.
 type site struct {
 	t     testing.TB
@@ -98,7 +100,7 @@ func (w *site) message(body []byte, to ...string) store.NewMessage {
 func (w *site) pickup(m store.ID) store.NewPickup {
 	return store.NewPickup{
 		Pickup: store.Pickup{ID: w.ids.New(w.clock.Now()), Message: m, Recipient: "ann@a.example", State: store.Noticed},
-		Secret: []byte("secret"),
+		Secret: []byte(linkSecret),
 	}
 }
 
@@ -147,7 +149,7 @@ func (w *site) look() (p picture) {
 	p.Pickups, err = s.Pickups(ctx, store.PickupQuery{Limit: 1000})
 	must(err)
 	for _, k := range p.Pickups {
-		b, err := s.PickupBody(ctx, k.ID, []byte("secret"), "")
+		b, err := s.PickupBody(ctx, k.ID, []byte(linkSecret), "")
 		p.Opened[k.ID] = fmt.Sprint(string(b), err)
 	}
 	p.Leaves, err = s.Leaves(ctx, 0, 1000)
@@ -735,7 +737,7 @@ func TestCanary(t *testing.T) {
 		v.Recipient, v.ORcpt, v.LastReply, v.Rule = plant("rcpt"), plant("orcpt"), plant("reply"), plant("rule")
 		v.Facts.Campaign, v.Facts.ConsentID, v.Facts.Partner = plant("campaign"), plant("consent id"), plant("partner")
 		k := w.pickup(m.Message.ID)
-		k.Pickup.Recipient, k.Pickup.Sender, k.Pickup.Value, k.Secret, k.PIN = plant("rcpt"), plant("sender"), []byte(plant("value")), []byte(plant("secret")), plant("pin")
+		k.Pickup.Recipient, k.Pickup.Sender, k.Pickup.Value, k.Secret, k.PIN = plant("rcpt"), plant("sender"), []byte(plant("value")), []byte(plant("secret of a link")), plant("pin")
 		a := acceptance(m, k)
 		a.Digest = [32]byte([]byte(strings.Repeat(canary, 6)))
 		a.Digest[31] = byte(size >> 10)

@@ -161,7 +161,7 @@ func (m *machine) newPickup(rt *rapid.T) []store.NewPickup {
 	}
 	p := store.NewPickup{
 		Pickup: store.Pickup{ID: m.id(), Message: rapid.SampledFrom(m.messages).Draw(rt, "message"), Recipient: "ann@a.example", State: store.Noticed, Expires: m.clock.Now().Add(time.Hour)},
-		Secret: []byte("secret"),
+		Secret: secretOf("secret"),
 	}
 	m.pickups = append(m.pickups, p)
 	return []store.NewPickup{p}
@@ -311,7 +311,7 @@ func (m *machine) openPickup(rt *rapid.T) {
 		rt.Skip("no pickup")
 	}
 	id := rapid.SampledFrom(m.pickups).Draw(rt, "pickup").Pickup.ID
-	secret := []byte(rapid.SampledFrom([]string{"secret", "secret", "wrong"}).Draw(rt, "secret"))
+	secret := secretOf(rapid.SampledFrom([]string{"secret", "secret", "wrong"}).Draw(rt, "secret"))
 	got, err := m.s.PickupBody(m.t.Context(), id, secret, "")
 	want, wantErr := m.model.PickupBody(m.t.Context(), id, secret, "")
 	m.agree(rt, "pickup body", string(got), err, string(want), wantErr)

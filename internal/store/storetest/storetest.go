@@ -198,9 +198,12 @@ func (f *fixture) pickup(m store.ID, secret string) store.NewPickup {
 			ID: f.id(), Message: m, Recipient: "ann@clinic.example", Sender: "mailer-a", Created: f.clock.Now(),
 			Expires: f.clock.Now().Add(720 * time.Hour), State: store.Noticed, Code: "HG-P001", Value: []byte("tries 0"),
 		},
-		Secret: []byte(secret),
+		Secret: secretOf(secret),
 	}
 }
+
+// secretOf is a link's secret, 24 bytes, that a word stands for.
+func secretOf(word string) []byte { return fmt.Appendf(nil, "%-24s", word)[:24] }
 
 func survives(f *fixture) {
 	if f.faults.Kill == nil {
@@ -841,7 +844,8 @@ func badEffects(f *fixture) {
 	otherID.Envelopes = []store.Envelope{m.Envelopes[0]}
 	otherID.Envelopes[0].ID = store.EnvelopeIDOf(f.id(), 0)
 	twice.Envelopes = []store.Envelope{m.Envelopes[0], m.Envelopes[0]}
-	p := f.pickup(m.Message.ID, "")
+	p := f.pickup(m.Message.ID, "x")
+	p.Secret = nil
 	for _, e := range []store.Effects{
 		{Messages: []store.NewMessage{noState}},
 		{Messages: []store.NewMessage{otherID}},

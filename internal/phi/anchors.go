@@ -58,7 +58,7 @@ func ndcDashed(s string) int {
 func (r *reader) mixedToken(t *text, i int) {
 	k := &t.tokens[i]
 	s := t.src[k.start:]
-	w := t.word8(i)
+	w := t.at(i)
 	if k.shape&digits != 0 {
 		if n := writtenDate(s); n > 0 {
 			r.date(t, i, int(k.start), n)
@@ -78,7 +78,7 @@ func (r *reader) mixedToken(t *text, i int) {
 	case len(w) == 9 && validDEA(w):
 		r.add(t, ident{rule: ruleDEA, start: k.start, end: k.end, score: .8, noPatient: true})
 	case len(w) == 32 || len(w) == 40 || len(w) == 64:
-		r.doc.hexes = append(r.doc.hexes, hexToken{strings.ToLower(w), r.part(t), k.start, k.end})
+		r.doc.hexes = append(r.doc.hexes, hexToken{strings.ToLower(w), t.part, k.start, k.end})
 	case len(w) == 3 && len(s) > 4 && s[3] == '.' && isDigit(w[1]):
 		n := 4 + run(s[4:], isAlnum)
 		if n <= 8 && r.isICD(s[:n]) {
@@ -179,7 +179,7 @@ func (r *reader) clock(t *text, i, at int) {
 		sent.concrete, sent.day = true, true
 	case ampm(w[run(w, isDigit):]) || ampm(strings.TrimLeft(rest[:min(len(rest), 4)], " ")):
 		sent.concrete, sent.day = true, true
-	case i > 0 && len(w) <= 2 && sent.cues&lexicon.Weekday != 0 && t.word8(i-1) == "at":
+	case i > 0 && len(w) <= 2 && sent.cues&lexicon.Weekday != 0 && t.at(i-1) == "at":
 		sent.concrete, sent.day = true, true
 	case at > 0 && s[at-1] == '$':
 		sent.money = true
@@ -316,11 +316,11 @@ func (r *reader) ip(t *text, i, at int) bool {
 	}
 	private := b[0] == 10 || b[0] == 127 || b[0] == 0 || b[0] == 192 && b[1] == 168 || b[0] == 172 && b[1]&0xf0 == 16 || b[0] == 169 && b[1] == 254
 	if i > 0 && private && b[0] != 127 && b[0] != 0 {
-		w := strings.ToLower(t.word8(i - 1))
+		w := strings.ToLower(t.at(i - 1))
 		private = w != "address" && w != "ip" // said to be somebody's
 	}
 	if i > 0 {
-		switch strings.ToLower(t.word8(i - 1)) {
+		switch strings.ToLower(t.at(i - 1)) {
 		case "v", "version", "ver", "build", "release", "section":
 			private = true
 		}
@@ -379,7 +379,7 @@ func (r *reader) street(t *text, i int) {
 // place matches "Town, ST" and "ST 12345".
 func (r *reader) place(t *text, i int) {
 	k := &t.tokens[i]
-	w := t.word8(i)
+	w := t.at(i)
 	state := len(w) == 2 && k.shape&upper != 0 && strings.Contains(states, w+" ")
 	full := t.cues[i]&lexicon.State != 0
 	if !state && !full {
@@ -410,7 +410,7 @@ func (r *reader) place(t *text, i int) {
 // facility takes "at Boston General Hospital", "seen at our Chicago clinic": a
 // capitalised name that ends in a word for a facility, behind at, to, from, in.
 func (r *reader) facility(t *text, i int) {
-	if i == 0 || t.cues[i-1]&lexicon.Stop == 0 && t.word8(i-1) != "our" && t.word8(i-1) != "the" {
+	if i == 0 || t.cues[i-1]&lexicon.Stop == 0 && t.at(i-1) != "our" && t.at(i-1) != "the" {
 		return
 	}
 	last := int(t.sentences[t.tokens[i].sentence].last)
@@ -420,7 +420,7 @@ func (r *reader) facility(t *text, i int) {
 			r.add(t, ident{rule: ruleFacility, start: t.tokens[i].start, end: k.end, score: .35})
 			return
 		}
-		if k.shape&title == 0 && t.word8(j) != "of" && t.word8(j) != "and" || j > i && len(t.between(j-1, j)) > 3 {
+		if k.shape&title == 0 && t.at(j) != "of" && t.at(j) != "and" || j > i && len(t.between(j-1, j)) > 3 {
 			return
 		}
 	}
@@ -521,7 +521,7 @@ func (r *reader) name(t *text, i int) {
 func (r *reader) initial(t *text, i int) bool {
 	j := i + 1
 	k := &t.tokens[j]
-	if k.end-k.start != 1 || k.shape&title == 0 || t.between(i, j) != " " || t.word8(j) == "I" {
+	if k.end-k.start != 1 || k.shape&title == 0 || t.between(i, j) != " " || t.at(j) == "I" {
 		return false
 	}
 	if j+1 < len(t.tokens) && t.tokens[j+1].shape&title != 0 && gapOne(t.between(j, j+1)) && r.lexName(t, j+1) != 0 && t.tokens[j+1].sentence == k.sentence {

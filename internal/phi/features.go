@@ -152,7 +152,7 @@ func (r *reader) noteFact() {
 	if !d.note || c.clinician == 0 || c.animals > 0 {
 		return
 	}
-	f := fact{who: addressee, i: 1, tie: tieNote, r: .75, zone: 1, soft: true, hit: -1}
+	f := fact{who: addressee, i: 1, tie: tieNote, r: .75, zone: 1, soft: true}
 	switch {
 	case r.clinical != nil:
 		f.term = *r.clinical
@@ -255,7 +255,7 @@ func (r *reader) links(part int, p *extract.Part) {
 			}
 			if i := strings.Index(lower, w); i >= 0 && idBehind(lower[i+len(w):]) {
 				f := fact{who: addressee, i: 1, tie: tieLink, r: .85, zone: 1, concrete: true, term: lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}}
-				f.hit = r.hit(hit{ruleURL, part, uint32(at), uint32(at + len(line)), .7})
+				r.hit(hit{ruleURL, part, uint32(at), uint32(at + len(line)), .7})
 				r.doc.facts = append(r.doc.facts, f)
 				break
 			}

@@ -50,30 +50,29 @@ type hit struct {
 const maxHits = 300
 
 // hit records a finding once; a better score wins.
-func (r *reader) hit(h hit) int32 {
+func (r *reader) hit(h hit) {
 	key := uint64(h.part)<<48 ^ uint64(h.rule)<<40 ^ uint64(h.start)
 	if i, ok := r.seen[key]; ok {
 		r.hits[i].score = max(r.hits[i].score, h.score)
-		return i
+		return
 	}
-	if len(r.hits) >= maxHits {
-		return -1
+	if len(r.hits) < maxHits {
+		r.seen[key] = int32(len(r.hits))
+		r.hits = append(r.hits, h)
 	}
-	r.hits = append(r.hits, h)
-	r.seen[key] = int32(len(r.hits) - 1)
-	return int32(len(r.hits) - 1)
 }
 
-func (r *reader) hitMention(t *text, m *mention, f fact) int32 {
+// hitMention records a health mention; a code is a finding of its own.
+func (r *reader) hitMention(t *text, m *mention, f fact) {
 	rule := kindRule[m.term.Kind]
 	switch {
 	case m.term == codeTerm:
-		return -1 // the code is a finding of its own
+		return
 	case m.term.Kind == lexicon.NoKind:
 		rule = ruleRelation
 	}
 	score := tierWeight(m.term) * max(f.r, .15) * f.i
-	return r.hit(hit{rule, t.part, t.tokens[m.first].start, t.tokens[m.last-1].end, score})
+	r.hit(hit{rule, t.part, t.tokens[m.first].start, t.tokens[m.last-1].end, score})
 }
 
 // hitIDs records the identifiers and codes of a text.

@@ -56,6 +56,7 @@ type view struct {
 	reader   float32 // how surely the recipient is one person
 	open     bool    // a list that anyone may be on
 	patients bool    // a list of patients or members
+	segment  segment
 	topic    lexicon.Topic
 	negative []string
 }
@@ -132,9 +133,12 @@ func (d *Document) view(c Context) view {
 		against("merge slots are unfilled: a template")
 	}
 	g := d.segment
-	if c.Segment != "" {
-		g.read(d.scanner.lx, c.Segment)
+	for _, tag := range []string{c.Segment, c.Campaign} {
+		if tag != "" {
+			g.read(d.scanner.lx, tag)
+		}
 	}
+	v.segment = g
 	v.patients = g.patients && !g.open
 	v.open = g.open && !g.patients
 	if c.Audience != nil {
@@ -389,9 +393,9 @@ func (d *Document) best(v view, c Context) (best [individualCount][kindCount]tri
 	}
 	if v.trade != tradeOther && !d.animals {
 		if v.patients && (v.trade == tradeHealth || c.Audience != nil) {
-			keep(triple{v.reader * .8 * .9, .9, addressee, lexicon.NoKind, tieDeclared, d.segment.topic})
+			keep(triple{v.reader * .8 * .9, .9, addressee, lexicon.NoKind, tieDeclared, v.segment.topic})
 		}
-		if g := d.segmentOf(c); g.health > 0 && !v.open && v.trade == tradeHealth {
+		if g := v.segment; g.health > 0 && !v.open && v.trade == tradeHealth {
 			keep(triple{v.reader * g.health * .7, .7, addressee, lexicon.NoKind, tieSegment, g.topic})
 		}
 	}
@@ -399,14 +403,6 @@ func (d *Document) best(v view, c Context) (best [individualCount][kindCount]tri
 		keep(triple{v.reader * .8 * .8, .8, addressee, lexicon.NoKind, tieHashed, lexicon.NoTopic})
 	}
 	return best
-}
-
-func (d *Document) segmentOf(c Context) segment {
-	g := d.segment
-	if c.Segment != "" {
-		g.read(d.scanner.lx, c.Segment)
-	}
-	return g
 }
 
 // hashed reports whether the text holds a hash of the recipient's address, as

@@ -61,7 +61,6 @@ type fact struct {
 	concrete bool // names a day, a time or a value: no broadcast does
 	generic  bool // its sentence speaks of people in general
 	soft     bool // weaker in a text that speaks in general
-	hit      int32
 }
 
 // zoneWeight is what a zone takes from the words in it.
@@ -127,9 +126,7 @@ func (r *reader) keep(t *text, m *mention, f fact) {
 		r.doc.subjectPHI = true
 	}
 	if f.r >= .3 || m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring {
-		f.hit = r.hitMention(t, m, f)
-	} else {
-		f.hit = -1
+		r.hitMention(t, m, f)
 	}
 	if f.r >= .3 && len(r.doc.facts) < 2000 {
 		r.doc.facts = append(r.doc.facts, f)
@@ -233,7 +230,7 @@ func verbAfter(t *text, s *sentence, m *mention) bool {
 
 // weakVerb reports verbs that say little by themselves: have, had, taking, use.
 func weakVerb(t *text, j int32) bool {
-	switch t.word8(int(j)) {
+	switch t.at(int(j)) {
 	case "have", "had", "using", "requested", "registered", "received", "eligible", "qualify", "managing", "started", "due", "booked":
 		return true
 	}
@@ -302,20 +299,20 @@ func (r *reader) second(t *text, m *mention) fact {
 // measured reports a number right behind a mention: "psa is 6.2", "Wegovy 1 mg".
 // A bound ("over 160") or an indefinite article ("an LDL of 160") make it general.
 func measured(t *text, s *sentence, m *mention) bool {
-	if m.first > s.first && article(t.word8(int(m.first)-1)) {
+	if m.first > s.first && article(t.at(int(m.first)-1)) {
 		return false
 	}
 	for j := m.last; j < min(s.last, m.last+4); j++ {
 		if parted(t.between(int(j)-1, int(j))) {
 			return false
 		}
-		if finding(t.word8(int(j))) {
+		if finding(t.at(int(j))) {
 			return true
 		}
 		if t.tokens[j].shape&digits != 0 {
-			return j+1 == s.last || t.word8(int(j)+1) != "year"
+			return j+1 == s.last || t.at(int(j)+1) != "year"
 		}
-		if bounding(t.word8(int(j))) {
+		if bounding(t.at(int(j))) {
 			return false
 		}
 	}
@@ -613,7 +610,7 @@ func (r *reader) possessives(t *text, m *mention) {
 	for j := m.first - 1; j >= max(s.first, m.first-3); j-- {
 		k := &t.tokens[j]
 		if k.shape&possessive != 0 && k.shape&title != 0 && r.lexName(t, int(j))&lexicon.FirstName != 0 && r.lexName(t, int(j))&lexicon.Everyday == 0 && t.cues[j]&(lexicon.Family|lexicon.Animal|lexicon.Generic|lexicon.Weekday|lexicon.Month) == 0 && !r.inMention(t, j) {
-			r.persons[t.word8(int(j))] = true
+			r.persons[t.at(int(j))] = true
 			r.keep(t, m, fact{who: namedPerson, i: .75, tie: tieNamedPossessive, r: .9, soft: true})
 			return
 		}

@@ -163,20 +163,24 @@ func (r *reader) read(ctx context.Context) {
 			d.unscannable = append(d.unscannable, Unscannable{Part: r.msg.Parts[i].Path, Reason: extract.Timeout})
 			break
 		}
-		r.part1(i)
+		r.readPart(i)
 	}
 	r.finish()
 }
 
-// part1 reads one part.
-func (r *reader) part1(i int) {
+// readPart reads one part.
+func (r *reader) readPart(i int) {
 	p := &r.msg.Parts[i]
 	switch {
 	case p.Kind == extract.Links:
 		r.links(i, p)
 		return
 	case p.Kind == extract.Header && tagHeader(p.Name):
-		r.doc.segment.read(r.scanner.lx, p.Text)
+		g := &r.doc.segment
+		g.read(r.scanner.lx, p.Text)
+		if g.patients && !g.open || g.health > 0 {
+			r.hit(hit{ruleSegment, i, 0, uint32(len(p.Text)), .7})
+		}
 		return
 	case p.Kind == extract.Header && !spoken(p.Name):
 		return
@@ -198,8 +202,6 @@ func (r *reader) part1(i int) {
 	r.relate(t)
 	r.hitIDs(t)
 }
-
-func (r *reader) part(t *text) int { return t.part }
 
 // spoken lists the header fields that people write or read.
 func spoken(name string) bool {
@@ -295,7 +297,7 @@ func (r *reader) openList(visible int) {
 	if visible < 5 || r.doc.sender.topic == lexicon.NoTopic {
 		return
 	}
-	r.doc.facts = append(r.doc.facts, fact{who: addressee, i: 1, tie: tieRelation, r: .9, zone: 1, concrete: true, hit: -1,
+	r.doc.facts = append(r.doc.facts, fact{who: addressee, i: 1, tie: tieRelation, r: .9, zone: 1, concrete: true,
 		term: lexicon.Term{Kind: lexicon.NoKind, Tier: lexicon.Weak, Topic: r.doc.sender.topic}})
 	r.doc.visible = visible
 }

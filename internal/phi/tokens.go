@@ -110,13 +110,13 @@ func (t *text) tokenise() {
 			i++
 			continue
 		}
-		i = t.word(i)
+		i = t.scanWord(i)
 	}
 	t.endSentence(&open, false)
 }
 
-// word reads the token at i and returns where it ends.
-func (t *text) word(i int) int {
+// scanWord reads the token at i and returns where it ends.
+func (t *text) scanWord(i int) int {
 	s := t.src
 	k := token{start: uint32(i), sentence: int32(len(t.sentences))}
 	h := lexicon.Offset
@@ -362,4 +362,5 @@ func (t *text) quoted(at int) bool {
 // between returns the text from the end of one token to the start of another.
 func (t *text) between(a, b int) string { return t.src[t.tokens[a].end:t.tokens[b].start] }
 
-func (t *text) word8(i int) string { return t.src[t.tokens[i].start:t.tokens[i].end] }
+// at returns token i as it was written.
+func (t *text) at(i int) string { return t.src[t.tokens[i].start:t.tokens[i].end] }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/phigate/phigate/internal/audit"
 	"github.com/phigate/phigate/internal/fakenet"
+	"github.com/phigate/phigate/internal/keys"
 )
 
 // storyCommands are the commands of a script. One that returns an error says no.
@@ -30,9 +33,9 @@ func storyCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"mx": (*story).cmdMX, "fault": (*story).cmdFault, "sts": (*story).cmdSTS, "dns": (*story).cmdDNS,
 		"consent": (*story).cmdConsent, "partner": (*story).cmdPartner, "suppress": (*story).cmdSuppress, "gateway": (*story).cmdGateway,
 		"submit": (*story).cmdSubmit, "talk": (*story).cmdTalk, "settle": (*story).cmdSettle, "advance": (*story).cmdAdvance,
-		"received": (*story).cmdReceived, "audit": (*story).cmdAudit, "retries": (*story).cmdRetries,
+		"received": (*story).cmdReceived, "audit": (*story).cmdAudit, "retries": (*story).cmdRetries, "await": (*story).cmdAwait,
 		"pickup": (*story).cmdPickup, "guess": (*story).cmdGuess, "scanner": (*story).cmdScanner, "link": (*story).cmdLink,
-		"disk": (*story).cmdDisk, "crash": (*story).cmdCrash, "body": (*story).cmdBody, "hold-connection": (*story).cmdHold,
+		"disk": (*story).cmdDisk, "crash": (*story).cmdCrash, "body": (*story).cmdBody, "hold": (*story).cmdHold, "password": (*story).cmdPassword,
 		"site":     func(s *story, _ *testscript.TestScript, _ []string) error { return s.start() },
 		"start":    func(s *story, _ *testscript.TestScript, _ []string) error { return s.start() },
 		"shutdown": func(s *story, _ *testscript.TestScript, _ []string) error { return s.shutdown() },
@@ -61,11 +64,12 @@ func storyCommands() map[string]func(*testscript.TestScript, bool, []string) {
 
 var errArgs = errors.New("wrong arguments, see TestStory")
 
-// edit changes a text that must be there exactly once.
+// edit changes a text that must be there exactly once; \n stands for a line end.
 func (s *story) cmdEdit(ts *testscript.TestScript, args []string) error {
 	if len(args) != 3 {
 		return errArgs
 	}
+	args[1], args[2] = strings.ReplaceAll(args[1], `\n`, "\n"), strings.ReplaceAll(args[2], `\n`, "\n")
 	text := ts.ReadFile(args[0])
 	if n := strings.Count(text, args[1]); n != 1 {
 		ts.Fatalf("%s has %q %d times", args[0], args[1], n)
@@ -75,13 +79,20 @@ func (s *story) cmdEdit(ts *testscript.TestScript, args []string) error {
 
 func (s *story) cmdReload(*testscript.TestScript, []string) error { return s.site.Reload(s.ctx) }
 
+// cmdRootKey puts another root key in place: a new one, or one that was kept.
 func (s *story) cmdRootKey(ts *testscript.TestScript, args []string) error {
-	data := []byte(ts.ReadFile(args[0]))
 	path := filepath.Join(s.dir, "root.key")
-	if err := os.Remove(path); err != nil {
+	kept := ts.MkAbs(args[0])
+	if args[0] != "new" {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		return os.Rename(kept, path)
+	}
+	if err := os.Rename(path, ts.MkAbs("kept.key")); err != nil {
 		return err
 	}
-	return os.WriteFile(path, data, 0o400)
+	return keys.CreateRoot(path)
 }
 
 func (s *story) cmdMX(_ *testscript.TestScript, args []string) error {
@@ -341,30 +352,24 @@ func marked(to []string, data []byte) error {
 
 // cmdTalk sends each line of a file, or what it quotes, and prints the replies.
 func (s *story) cmdTalk(ts *testscript.TestScript, args []string) error {
-	conn, err := net.Dial("tcp", s.site.Addresses()[0])
+	f := flag.NewFlagSet("talk", flag.ContinueOnError)
+	port := f.Int("port", 0, "")
+	secure := f.Bool("tls", false, "")
+	if err := f.Parse(args); err != nil || f.NArg() != 1 {
+		return errArgs
+	}
+	conn, err := s.dial(*port, *secure)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	text := textproto.NewConn(conn)
-	read := func() error {
-		code, said, err := text.ReadResponse(0)
-		if err != nil && code == 0 {
+	if !*secure { // else it was read before the handshake
+		if err := s.hear(ts, text); err != nil {
 			return err
 		}
-		fmt.Fprintf(ts.Stdout(), "%d %s\n", code, said)
-		if id := replyID.FindStringSubmatch(said); id != nil {
-			ts.Setenv("ID", id[1])
-		}
-		if !strings.Contains(said, "<") { // what go-smtp says of an address it accepts
-			s.replies = append(s.replies, said)
-		}
-		return nil
 	}
-	if err := read(); err != nil {
-		return err
-	}
-	for line := range strings.Lines(ts.ReadFile(args[0])) {
+	for line := range strings.Lines(ts.ReadFile(f.Arg(0))) {
 		line = strings.TrimSuffix(line, "\n")
 		raw, err := strconv.Unquote(line)
 		if err != nil {
@@ -373,7 +378,7 @@ func (s *story) cmdTalk(ts *testscript.TestScript, args []string) error {
 		if _, err := io.WriteString(conn, raw); err != nil {
 			return err
 		}
-		if err := read(); err != nil {
+		if err := s.hear(ts, text); err != nil {
 			fmt.Fprintln(ts.Stdout(), "closed")
 			return nil
 		}
@@ -381,12 +386,82 @@ func (s *story) cmdTalk(ts *testscript.TestScript, args []string) error {
 	return nil
 }
 
-func (s *story) cmdHold(ts *testscript.TestScript, _ []string) error {
-	line, err := fakenet.Tool{Addr: s.site.Addresses()[0]}.Dial(s.ctx)
+// dial connects to the nth port, and starts TLS there if it is to.
+func (s *story) dial(n int, secure bool) (net.Conn, error) {
+	conn, err := net.Dial("tcp", s.site.Addresses()[max(n, boolInt(secure))])
+	if err != nil || !secure {
+		return conn, err
+	}
+	text := textproto.NewConn(conn)
+	for _, command := range []string{"", "EHLO tool.example\r\n", "STARTTLS\r\n"} {
+		io.WriteString(conn, command)
+		if _, _, err := text.ReadResponse(0); err != nil {
+			return nil, err
+		}
+	}
+	return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), nil
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// hear prints a reply.
+func (s *story) hear(ts *testscript.TestScript, text *textproto.Conn) error {
+	code, said, err := text.ReadResponse(0)
+	if err != nil && code == 0 {
+		return err
+	}
+	fmt.Fprintf(ts.Stdout(), "%d %s\n", code, said)
+	if id := replyID.FindStringSubmatch(said); id != nil {
+		ts.Setenv("ID", id[1])
+	}
+	if code != 250 || !strings.Contains(said, "<") { // go-smtp repeats an address that it accepts
+		s.replies = append(s.replies, said)
+	}
+	return nil
+}
+
+// cmdHold opens a connection and leaves it open, in the middle of a body if it is
+// to, or closes those that are open.
+func (s *story) cmdHold(ts *testscript.TestScript, args []string) error {
+	switch strings.Join(args, " ") {
+	case "none":
+		for _, c := range s.held {
+			c.Close()
+		}
+		s.held = nil
+		return nil
+	case "body":
+		conn, err := s.dial(0, false)
+		if err != nil {
+			return err
+		}
+		s.held = append(s.held, conn)
+		text := textproto.NewConn(conn)
+		for _, line := range []string{"", "EHLO tool.example\r\n", "MAIL FROM:<ehr.zorblatt@valleyclinic.example>\r\n",
+			"RCPT TO:<ann.zorblatt@tls.example>\r\n", "DATA\r\n"} {
+			io.WriteString(conn, line)
+			if err := s.hear(ts, text); err != nil {
+				return err
+			}
+		}
+		_, err = conn.Write(bytes.Repeat([]byte("quixarb and so on\r\n"), 600<<10/19))
+		return err
+	}
+	conn, err := s.dial(0, false)
 	if err == nil {
-		s.held = append(s.held, line)
+		s.held = append(s.held, conn)
+		err = s.hear(ts, textproto.NewConn(conn))
 	}
 	return err
+}
+
+func (s *story) cmdPassword(_ *testscript.TestScript, args []string) error {
+	return s.site.Registry().SetPassword(s.ctx, args[0], storyPassword, "story")
 }
 
 func (s *story) cmdSettle(*testscript.TestScript, []string) error {
@@ -467,6 +542,23 @@ func (s *story) cmdAudit(ts *testscript.TestScript, args []string) error {
 	return err
 }
 
+// cmdAwait waits for what happens in its own time, such as the end of a hold.
+func (s *story) cmdAwait(_ *testscript.TestScript, args []string) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		rows, err := s.rows(args[0])
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(rows, func(e audit.Entry) bool { return string(e.Kind) == args[1] || e.Codes["state"] == args[1] }) {
+			return nil
+		}
+		<-tick.C
+	}
+	return errors.New("it did not happen")
+}
+
 func (s *story) cmdRetries(ts *testscript.TestScript, args []string) error {
 	rows, err := s.rows(args[0])
 	var last time.Time
@@ -497,5 +589,65 @@ func (s *story) cmdCrash(_ *testscript.TestScript, args []string) error {
 
 // cmdBody writes messages that are too long to stand in a script.
 func (s *story) cmdBody(ts *testscript.TestScript, args []string) error {
-	return errArgs
+	const head = "From: ehr.zorblatt@valleyclinic.example\r\nTo: ann.zorblatt@tls.example\r\nDate: Tue, 06 Oct 2026 09:24:00 -0500\r\n" +
+		"Message-ID: <plumbago-large@valleyclinic.example>\r\nMIME-Version: 1.0\r\nSubject: About quixarb\r\n"
+	const text = "Dear Ann, your HbA1c is 9.2 %. quixarb\r\n"
+	const line = "seventy-eight bytes, so that a line is as long as people's are in the mail..\r\n"
+	limit := int(s.config.Limits.MessageSize)
+	var b bytes.Buffer
+	b.WriteString(head)
+	switch args[0] {
+	case "exact", "over":
+		b.WriteString("\r\n" + text)
+		for b.Len()+2*len(line) < limit {
+			b.WriteString(line)
+		}
+		b.WriteString(strings.Repeat("x", limit-b.Len()-2) + "\r\n")
+		if args[0] == "over" {
+			b.WriteString("x\r\n")
+		}
+	case "header":
+		for b.Len() < 10<<20 {
+			b.WriteString("X-Fill: " + line)
+		}
+		b.WriteString("\r\n" + text)
+	case "deep":
+		for i := range 200 {
+			fmt.Fprintf(&b, "Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n", i, i)
+		}
+		b.WriteString("Content-Type: text/plain\r\n\r\n" + text)
+	case "bomb":
+		bomb, err := zipBomb(256 << 20)
+		if err != nil {
+			return err
+		}
+		b.WriteString("Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\n" + text +
+			"--b\r\nContent-Type: application/zip\r\nContent-Transfer-Encoding: base64\r\n" +
+			"Content-Disposition: attachment; filename=scan.zip\r\n\r\n")
+		for chunk := range slices.Chunk(bomb, 57) {
+			b.WriteString(base64.StdEncoding.EncodeToString(chunk) + "\r\n")
+		}
+		b.WriteString("--b--\r\n")
+	default:
+		return errArgs
+	}
+	return os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o600)
+}
+
+// zipBomb is a small archive of n zero bytes.
+func zipBomb(n int64) ([]byte, error) {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.Create("report.txt")
+	if err != nil {
+		return nil, err
+	}
+	zeros := make([]byte, 1<<20)
+	for range n >> 20 {
+		if _, err := w.Write(zeros); err != nil {
+			return nil, err
+		}
+	}
+	err = z.Close()
+	return b.Bytes(), err
 }

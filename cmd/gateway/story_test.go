@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,12 +40,13 @@ import (
 // Commands, besides those of testscript (exec, cmp, stdout, stderr, grep, env …).
 // A "!" in front means that the command must say no.
 //
-//	edit FILE OLD NEW     change a text of gateway.yaml or policy.yaml
+//	edit FILE OLD NEW     change a text of gateway.yaml or policy.yaml; \n is a line end
 //	site                  open the gateway and let it run
 //	shutdown, start       stop it in good order; open it again
 //	restart               both
 //	reload                read policy and certificates again, as SIGHUP does
-//	root-key FILE         put another root key in place
+//	root-key new|FILE     put another root key in place; the one before becomes kept.key
+//	password SENDER       give a sender the password that submit -login uses
 //
 //	mx DOMAIN [KIND] [FAULT…]   a mail domain; KIND is tls (the default), mta-sts, dane, none,
 //	                      selfsigned, wrongname, expired, weak (TLS 1.0) or null (RFC 7505)
@@ -62,12 +64,13 @@ import (
 //	submit -as SENDER [-from A] [-to A]… [-login NAME] FILE    as a marketing tool does; prints
 //	                      every reply, and says no unless all recipients are accepted. Header
 //	                      fields that a tool would add are added. $ID is the id of the last reply.
-//	talk FILE             an SMTP conversation, line by line; a quoted line is sent as it stands
+//	talk [-port N] [-tls] FILE   an SMTP conversation, line by line; a quoted line is sent as it stands
 //	body KIND FILE        write a large message: exact, over, header, deep, bomb
 //	settle                wait until nothing is being sent and nothing is due
 //	advance DURATION      move the clock
 //	received ADDRESS      what its mailbox holds: kind (mail, notice, code, dsn), tls or clear, signed or not
 //	audit ADDRESS         its rows of the log: event and code
+//	await ADDRESS EVENT   wait until the log has such a row
 //	retries ADDRESS       the minutes between its attempts
 //
 //	pickup ADDRESS        follow the link of its last notice as a person does, and print the page
@@ -79,7 +82,8 @@ import (
 //	crash POINT OPERATION the machine stops when an operation of the store (Accept, Lease, Finish …)
 //	                      passes POINT (before-commit, after-commit …)
 //	reboot                wait for that, and start on what was on the disk at that moment
-//	hold-connection       open a connection to the gateway and leave it open
+//	hold [body|none]      open a connection to the gateway and leave it open, in the middle of a
+//	                      large body; or close all of them
 func TestStory(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "../../testdata/script",
@@ -152,8 +156,8 @@ type story struct {
 	domains   []string
 	replies   []string // all that was said to tools
 	submitted []submitted
-	repeats   int // how often a message may have arrived again: once per crash
-	held      []*fakenet.Line
+	repeats   int        // how often a message may have arrived again: once per crash
+	held      []net.Conn // tools that keep their connection open
 
 	disk diskFault
 }
@@ -177,6 +181,7 @@ func newStory(env *testscript.Env) error {
 		return err
 	}
 	env.Defer(s.ended)
+	env.Setenv("BUSY", s.net.Resolver()) // an address that is taken
 	s.addDomain(fakenet.Domain{Name: "valleyclinic.example"})
 	return s.layOut()
 }
@@ -199,6 +204,9 @@ func (s *story) layOut() error {
 	_, rules, found := bytes.Cut(configs.Policy, []byte("\ndetection:"))
 	if !found {
 		return errors.New("the shipped policy has no detection section after its senders")
+	}
+	if err := os.Remove(filepath.Join(s.dir, "policy_test.yaml")); err != nil { // about senders that are not here
+		return err
 	}
 	for name, text := range map[string]string{
 		"gateway.yaml": fmt.Sprintf(storyConfig, s.net.Resolver(), portal, metrics),

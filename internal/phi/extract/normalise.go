@@ -180,8 +180,8 @@ var lookalike = map[rune]string{
 // spaced returns where a run of at least four letters stands, each alone and a
 // space apart, and where it ends; -1 if nowhere.
 func spaced(s string) (start, end int) {
-	for i := 0; i < len(s); i++ {
-		if !alone(s, i) {
+	for i := 0; i+6 < len(s); i++ {
+		if s[i+1] != ' ' || s[i+3] != ' ' || !alone(s, i) { // most bytes end here
 			continue
 		}
 		start = i

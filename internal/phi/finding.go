@@ -133,7 +133,6 @@ func (d *Document) snippet(h hit) string {
 			out[i] = shapeOf(out[i])
 		}
 	}
-	mask(int(h.start), int(h.end))
 	for _, o := range d.hits {
 		if o.part == h.part && int(o.start) < hi && int(o.end) > lo {
 			mask(int(o.start), int(o.end))

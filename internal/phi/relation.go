@@ -122,7 +122,10 @@ func (r *reader) keep(t *text, m *mention, f fact) {
 	s := &t.sentences[m.sentence]
 	f.zone = zoneWeight[s.zone]
 	f.term = *m.term
-	if t.kind == extract.Header && (m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring || f.r >= .5) {
+	// The name of a practice in the subject says no more than the sender's own
+	// name does, unless it tells a specialty.
+	plainName := m.term.Kind == lexicon.Provider && m.term.Topic == lexicon.NoTopic
+	if t.kind == extract.Header && !plainName && (m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring || f.r >= .5) {
 		r.doc.subjectPHI = true
 	}
 	if f.r >= .3 || m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring {

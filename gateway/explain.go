@@ -71,6 +71,7 @@ func (g *Gateway) Explain(ctx context.Context, senderName string, from policy.Ad
 			x.Scan = scanLine("", d.scan)
 		}
 	}
+	x.Scan.Findings = r.doc.Findings()
 	x.Notes = append(r.law[policy.PHINone].Notes, r.declared.notes()...)
 	return x, nil
 }

@@ -77,6 +77,7 @@ func (s *Scan) Line(ctx context.Context, file string, data []byte) ScanLine {
 			worst = r
 		}
 	}
+	worst.Findings = doc.Findings() // all of them, also where the verdict is none
 	return scanLine(file, worst)
 }
 

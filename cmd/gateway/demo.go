@@ -324,7 +324,7 @@ func (d *demo) verify(ctx context.Context) error {
 	if !r.OK() {
 		return no(fmt.Errorf("the audit log does not verify: %s", strings.Join(r.Problems, "; ")))
 	}
-	fmt.Fprintf(d.out, "\nEvery line above is in the audit log: %d leaves, verified, root %s\n", r.Leaves, r.Root)
+	fmt.Fprintf(d.out, "\nEvery line above is in the audit log: %d leaves, verified, root %.16s…\n", r.Leaves, r.Root)
 	return nil
 }
 

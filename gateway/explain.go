@@ -68,10 +68,9 @@ func (g *Gateway) Explain(ctx context.Context, senderName string, from policy.Ad
 	for i, d := range g.decide(ctx, r, known) {
 		x.Verdicts = append(x.Verdicts, explained(d))
 		if i == 0 || d.scan.Score > x.Scan.Score {
-			x.Scan = scanLine("", d.scan)
+			x.Scan = scanLine("", r.doc, d.scan)
 		}
 	}
-	x.Scan.Findings = r.doc.Findings()
 	x.Notes = append(r.law[policy.PHINone].Notes, r.declared.notes()...)
 	return x, nil
 }

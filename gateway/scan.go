@@ -77,12 +77,12 @@ func (s *Scan) Line(ctx context.Context, file string, data []byte) ScanLine {
 			worst = r
 		}
 	}
-	worst.Findings = doc.Findings() // all of them, also where the verdict is none
-	return scanLine(file, worst)
+	return scanLine(file, doc, worst)
 }
 
-func scanLine(file string, r phi.Result) ScanLine {
-	l := ScanLine{File: file, PHI: r.Band.String(), Score: r.Score, Findings: r.Findings, Relation: r.Relation,
+// scanLine is a result with all findings, also where the verdict is none.
+func scanLine(file string, doc *phi.Document, r phi.Result) ScanLine {
+	l := ScanLine{File: file, PHI: r.Band.String(), Score: r.Score, Findings: doc.Findings(), Relation: r.Relation,
 		Unscannable: r.Unscannable, Scan: r.Scan.String(), Topic: r.Topic.String(), Language: r.Language, Negative: r.Negative}
 	if l.Findings == nil {
 		l.Findings = []phi.Finding{}

@@ -80,9 +80,17 @@ func (g *Gateway) plan(ctx context.Context, id store.ID, s Submission, r reading
 // safe enough.
 func (g *Gateway) portalOrNot(d decision) decision {
 	if d.verdict.Action == policy.Portal && g.portal == nil {
-		d.verdict.Action, d.verdict.Code = policy.Reject, d.verdict.Code.Expired()
+		d.verdict.Action, d.verdict.Code = policy.Reject, noPortal(d.verdict.Code)
 	}
 	return d
+}
+
+// noPortal is the code of mail that only a pickup would have been safe enough for.
+func noPortal(code policy.Code) policy.Code {
+	if sensitive := policy.Code("HG-E702"); code.Expired() == sensitive {
+		return sensitive
+	}
+	return "HG-E703"
 }
 
 // reply follows from what becomes of the recipients: after DATA there is only one.

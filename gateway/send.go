@@ -150,7 +150,7 @@ func (g *Gateway) instead(ctx context.Context, e store.Envelope, v policy.Verdic
 // same transaction that makes the pickup and its notice.
 func (g *Gateway) toPortal(ctx context.Context, e store.Envelope, v policy.Verdict, evidence tlscheck.Evidence, why string) queue.Outcome {
 	if g.portal == nil {
-		return g.bounce(e, v.Code.Expired(), "5.7.4", "", evidence, why)
+		return g.bounce(e, noPortal(v.Code), "5.7.4", "", evidence, why)
 	}
 	effects, err := g.pickupEffects(ctx, e, v.Code)
 	if err != nil {

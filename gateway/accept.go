@@ -64,6 +64,7 @@ func (g *Gateway) Accept(ctx context.Context, s Submission) Reply {
 	case len(msg.Values("Received")) > maxHops: // RFC 5321 §6.3
 		return g.turnDown(ctx, s, Reply{554, "5.4.6", "Too many hops, looping", id}, "")
 	}
+	s.recipients = once(s.recipients)
 	r := g.read(ctx, s.Sender, msg)
 	decisions := g.decide(ctx, r, s.recipients)
 	plan, err := g.plan(ctx, id, s, r, decisions)
@@ -76,6 +77,16 @@ func (g *Gateway) Accept(ctx context.Context, s Submission) Reply {
 
 // maxHops bounds Received fields, the only sign of a loop outside our sight.
 const maxHops = 50
+
+// once leaves out recipients that were named before.
+func once(all []recipient) []recipient {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(all), func(r recipient) bool {
+		key := r.address.Key()
+		defer func() { seen[key] = true }()
+		return seen[key]
+	})
+}
 
 // commit makes the plan durable and only then answers.
 func (g *Gateway) commit(ctx context.Context, p plan) Reply {

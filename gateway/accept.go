@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -57,6 +58,8 @@ func (g *Gateway) Accept(ctx context.Context, s Submission) Reply {
 	id := g.ids.New(g.clock())
 	msg, err := mail.Parse(s.Data)
 	switch {
+	case bytes.IndexByte(s.Data, 0) >= 0: // RFC 2045 §2.7, §2.8
+		return g.turnDown(ctx, s, Reply{550, "5.6.11", "NUL in the message", id}, "")
 	case err != nil:
 		return g.turnDown(ctx, s, malformed(err, id), "")
 	case !mayWriteAs(s.Sender, msg):
@@ -181,7 +184,7 @@ func (g *Gateway) acceptRecipient(ctx context.Context, s Submission, to policy.A
 	verdict.Recipient = to
 	id := g.ids.New(g.clock())
 	d := decision{recipient: recipient{address: to}, facts: facts, verdict: verdict}
-	if err := g.store.Apply(ctx, store.Effects{Leaves: []store.Leaf{g.leaf(id, s, d)}}); err != nil {
+	if err := g.store.Apply(ctx, store.Effects{Leaves: []store.Leaf{g.leaf(id, s, d, kindOf(verdict.Action))}}); err != nil {
 		return about, g.storeFailed(id, err).smtp()
 	}
 	g.count(verdict)

@@ -161,7 +161,8 @@ func Inspector(rules *policy.Policy, policyPath string) (policy.Inspect, error) 
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{scanner: scanner}
+	g := &Gateway{}
+	g.scanner.Store(&scanner)
 	g.policy.Store(rules)
 	return func(c policy.Case, f policy.Facts) (policy.Facts, error) {
 		data, err := os.ReadFile(filepath.Join(filepath.Dir(policyPath), c.Mail))

@@ -70,7 +70,7 @@ func (g *Gateway) read(ctx context.Context, sender *policy.Sender, msg *mail.Mes
 // readAs reads a message without asking any records.
 func (g *Gateway) readAs(ctx context.Context, sender *policy.Sender, msg *mail.Message) reading {
 	r := reading{rules: g.rules(), sender: sender, msg: msg,
-		doc: g.scanner().Read(ctx, msg.Raw()), declared: declare(msg.Controls())}
+		doc: (*g.scanner.Load())().Read(ctx, msg.Raw()), declared: declare(msg.Controls())}
 	org := r.rules.Organization()
 	r.part2Notice = r.doc.HasText(part2Statement)
 	r.footer = r.doc.Unsubscribe() && r.doc.HasText(org.PostalAddress)
@@ -99,12 +99,13 @@ func declare(c mail.Controls) declared {
 // contradiction is no value of any fact, so that it counts as the most cautious one.
 const contradiction = "contradiction"
 
-// oneWord is the one value of a header field. Two values are a contradiction.
+// oneWord is the one value of a header field. Two values are a contradiction,
+// and so is a value that is no word: it may have been meant to be strict.
 func oneWord(values []string) string {
-	switch len(values) {
-	case 0:
+	switch {
+	case len(values) == 0:
 		return ""
-	case 1:
+	case len(values) == 1 && values[0] != "":
 		return values[0]
 	}
 	return contradiction

@@ -69,10 +69,10 @@ type Gateway struct {
 	tls      *tlscheck.Checker
 	queue    *queue.Queue
 	portal   *portal.Portal // nil if the site has none
-	scanner  func() *phi.Scanner
 	metrics  *metrics
 
 	policy     atomic.Pointer[policy.Policy]
+	scanner    atomic.Pointer[func() *phi.Scanner]
 	cert       atomic.Pointer[tls.Certificate]
 	portalCert atomic.Pointer[tls.Certificate]
 	signer     atomic.Pointer[mail.Signer]
@@ -184,7 +184,7 @@ func (g *Gateway) loadFiles() error {
 	g.policy.Store(rules)
 	g.cert.Store(cert)
 	g.portalCert.Store(portalCert)
-	g.scanner = scanner
+	g.scanner.Store(&scanner)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strings"
 	"time"
 
 	"github.com/phigate/phigate/internal/mail"
@@ -63,7 +64,7 @@ func (g *Gateway) dsn(m store.Message, about []mail.Status, now time.Time) ([]dr
 func refusals(ds []decision) []mail.Status {
 	var out []mail.Status
 	for _, d := range ds {
-		if d.recipient.notify == "NEVER" { // RFC 3461 §4.1
+		if !wantsFailure(d.recipient.notify) {
 			continue
 		}
 		_, enhanced, _ := policy.Reply(d.verdict.Code)
@@ -71,4 +72,10 @@ func refusals(ds []decision) []mail.Status {
 			Enhanced: enhanced, Code: d.verdict.Code})
 	}
 	return out
+}
+
+// wantsFailure reports whether a sender with this NOTIFY hears of a failure. One
+// that names only SUCCESS or DELAY does not (RFC 3461 §4.1).
+func wantsFailure(notify string) bool {
+	return notify == "" || strings.Contains(notify, "FAILURE")
 }

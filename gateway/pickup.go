@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"iter"
 	"math/big"
+	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/phigate/phigate/internal/audit"
@@ -48,6 +50,29 @@ func (g *Gateway) newPickup(ctx context.Context, m store.Message, f policy.Facts
 			Link: link, Expires: offer.Pickup.Expires}.Bytes()
 	})
 	return offer, notice, err
+}
+
+// stillAllowed looks at the records again before a page of a pickup is shown: a
+// contract or a consent may have run out since, which no change of records tells.
+func (g *Gateway) stillAllowed(site http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, of := strings.CutPrefix(r.URL.Path, "/m/")
+		id, _, _ = strings.Cut(id, "/")
+		if !of {
+			site.ServeHTTP(w, r)
+			return
+		}
+		p, err := g.store.Pickup(r.Context(), store.ID(id))
+		if err == nil {
+			err = g.recallIfRefused(r.Context(), p)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			g.log.Error("pickup not looked at again", "err", err)
+			http.Error(w, "Please try again in a few minutes.", http.StatusServiceUnavailable)
+			return
+		}
+		site.ServeHTTP(w, r)
+	})
 }
 
 // codeMail is the mail with a pickup code; the portal queues it.

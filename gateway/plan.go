@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/phigate/phigate/internal/audit"
 	"github.com/phigate/phigate/internal/mail"
 	"github.com/phigate/phigate/internal/store"
 	"github.com/phigate/phigate/policy"
@@ -58,16 +59,17 @@ func (f *fate) refuse(d decision, sender *policy.Sender) {
 // plan turns decisions into one transaction and one reply.
 func (g *Gateway) plan(ctx context.Context, id store.ID, s Submission, r reading, decisions []decision) (plan, error) {
 	var f fate
-	for _, d := range decisions {
-		g.count(d.verdict)
-		f.add(g.portalOrNot(d), s.Sender)
+	for i, d := range decisions {
+		decisions[i] = g.portalOrNot(d)
+		g.count(decisions[i].verdict)
+		f.add(decisions[i], s.Sender)
 	}
 	p := plan{acceptance: store.Acceptance{ID: id, Digest: digest(s)}}
 	for _, d := range decisions {
-		p.acceptance.Leaves = append(p.acceptance.Leaves, g.leaf(id, s, d))
+		p.acceptance.Leaves = append(p.acceptance.Leaves, g.leaf(id, s, d, f.kind(d)))
 	}
 	p.reply = f.reply(id, len(decisions))
-	if p.reply.Status != 250 || len(f.held)+len(f.pickup)+len(f.queued) == 0 {
+	if p.reply.Status != 250 || len(f.discarded) == len(decisions) {
 		return p, nil
 	}
 	if err := g.keep(ctx, &p.acceptance, s, r, f); err != nil {
@@ -91,6 +93,15 @@ func noPortal(code policy.Code) policy.Code {
 		return sensitive
 	}
 	return "HG-E703"
+}
+
+// kind is the event of a decision. If one recipient's decision is deferred,
+// nothing is stored and all of them are made again.
+func (f *fate) kind(d decision) audit.Kind {
+	if len(f.deferred) > 0 {
+		return audit.Deferred
+	}
+	return kindOf(d.verdict.Action)
 }
 
 // reply follows from what becomes of the recipients: after DATA there is only one.
@@ -144,7 +155,10 @@ func (g *Gateway) keep(ctx context.Context, a *store.Acceptance, s Submission, r
 		e.State, e.Expires = store.Held, now.Add(holdFor)
 		m.Envelopes = append(m.Envelopes, e)
 	}
-	drafts := []draft{{m, r.author()}}
+	var drafts []draft
+	if len(m.Envelopes)+len(f.pickup) > 0 {
+		drafts = append(drafts, draft{m, r.author()})
+	}
 	for _, d := range f.pickup {
 		pickup, notice, err := g.newPickup(ctx, m.Message, d.facts, d.recipient.address, d.verdict.Code, now)
 		if err != nil {

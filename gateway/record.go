@@ -15,9 +15,9 @@ import (
 )
 
 // leaf is the audit leaf of a decision, for the transaction of its effect.
-func (g *Gateway) leaf(id store.ID, s Submission, d decision) store.Leaf {
+func (g *Gateway) leaf(id store.ID, s Submission, d decision, kind audit.Kind) store.Leaf {
 	e := audit.Event{
-		Time: d.facts.Now, ID: id, Kind: kindOf(d.verdict.Action), Code: d.verdict.Code, Rule: d.verdict.Rule,
+		Time: d.facts.Now, ID: id, Kind: kind, Code: d.verdict.Code, Rule: d.verdict.Rule,
 		Policy: g.rules().Hash(), Sender: s.Sender.Name, Partner: s.Sender.Partner, Facts: &d.facts,
 		Recipient: d.recipient.address, Return: s.From, Campaign: d.facts.Campaign,
 		Codes:    map[string]string{"action": d.verdict.Action.String()},

@@ -125,15 +125,21 @@ func (g *Gateway) pullOf(ctx context.Context, q store.PickupQuery) {
 }
 
 func (g *Gateway) pullOne(ctx context.Context, p store.Pickup) {
+	if err := g.recallIfRefused(ctx, p); err != nil {
+		g.log.Error("pickup not looked at again", "pickup", p.ID, "err", err)
+	}
+}
+
+// recallIfRefused recalls an unread pickup that would be refused today.
+func (g *Gateway) recallIfRefused(ctx context.Context, p store.Pickup) error {
 	rules, f := g.rules(), p.Facts
 	f.Partner = partnerOf(rules, p.Sender)
 	v, _, err := g.recheck(ctx, rules, f, policy.Address(p.Recipient))
 	if err != nil || v.Action != policy.Reject {
-		return
+		return err
 	}
-	if _, err := g.portal.RecallIfUnread(ctx, p.ID, "", string(v.Code)); err != nil {
-		g.log.Error("pickup not recalled", "pickup", p.ID, "err", err)
-	}
+	_, err = g.portal.RecallIfUnread(ctx, p.ID, "", string(v.Code))
+	return err
 }
 
 // dkimKind is the record kind of DKIM keys.

@@ -34,10 +34,10 @@ func (g *Gateway) reload(ctx context.Context) error {
 	if !r.OK {
 		return errors.New(strings.Join(r.Problems, "\n"))
 	}
-	if err := g.loadFiles(); err != nil {
+	if err := g.loadSigner(ctx); err != nil {
 		return err
 	}
-	if err := g.loadSigner(ctx); err != nil {
+	if err := g.loadFiles(); err != nil {
 		return err
 	}
 	return g.audit.Append(ctx, audit.Event{Kind: audit.Changed, Policy: g.rules().Hash(), Codes: map[string]string{"what": "policy"}})

@@ -124,7 +124,7 @@ func (g *Gateway) serveSMTP(ctx context.Context, l bound) error {
 }
 
 func (g *Gateway) servePortal(ctx context.Context) error {
-	srv := &http.Server{Handler: g.portal.Handler(), ErrorLog: quiet, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	srv := &http.Server{Handler: g.stillAllowed(g.portal.Handler()), ErrorLog: quiet, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	if g.cfg.Portal.plain() {
 		return serveUntil(ctx, srv, g.site, drainFor)
 	}

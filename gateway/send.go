@@ -175,6 +175,13 @@ func (g *Gateway) delivered(e store.Envelope, reply delivery.Reply, evidence tls
 	g.metrics.outcomes.WithLabelValues("delivered").Inc()
 	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, LastReply: said(reply)}}
 	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Delivered, e, e.Code, evidence, said(reply))}
+	if strings.Contains(e.Notify, "SUCCESS") { // the next server is not told of the wish (RFC 3461 §5.2.2)
+		err := g.addDSN(&out.Effects, e.Message, mail.Status{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Relayed,
+			Enhanced: "2.0.0", Code: e.Code, Reply: said(reply), RemoteMTA: evidence.MX})
+		if err != nil {
+			g.log.Error("DSN not made", "envelope", e.ID, "err", err)
+		}
+	}
 	return out
 }
 
@@ -203,7 +210,7 @@ func (g *Gateway) bounce(e store.Envelope, code policy.Code, enhanced, reply str
 	if badRecipient(enhanced) {
 		g.suppress(&out.Effects, e)
 	}
-	if e.Notify == "NEVER" {
+	if !wantsFailure(e.Notify) {
 		return out
 	}
 	err = g.addDSN(&out.Effects, m, mail.Status{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Failed,
@@ -262,11 +269,27 @@ func (g *Gateway) suppress(fx *store.Effects, e store.Envelope) {
 // held one bounces.
 func (g *Gateway) expired(ctx context.Context, e store.Envelope) (queue.Outcome, error) {
 	if e.State != store.Held && e.Message.Sender != "" && !e.Floor.IsOpen() {
-		return g.otherwise(ctx, e, tlscheck.Evidence{}, "time ran out"), nil
+		return g.tooLate(ctx, e)
 	}
 	code := e.Code.Expired()
 	_, enhanced, _ := policy.Reply(code)
 	return g.bounce(e, code, enhanced, e.LastReply, tlscheck.Evidence{}, "time ran out"), nil
+}
+
+// tooLate does the Else of an envelope that found no connection in time, unless
+// the records of now refuse that too.
+func (g *Gateway) tooLate(ctx context.Context, e store.Envelope) (queue.Outcome, error) {
+	const why = "time ran out"
+	rules := g.rules()
+	e.Facts.Partner = partnerOf(rules, e.Message.Sender)
+	v, facts, err := g.recheck(ctx, rules, e.Facts, policy.Address(e.Recipient))
+	if err != nil {
+		return queue.Outcome{}, err
+	}
+	if e.Facts = facts; v.Action == policy.Deliver {
+		return g.otherwise(ctx, e, tlscheck.Evidence{}, why), nil
+	}
+	return g.instead(ctx, e, v, tlscheck.Evidence{}, why), nil
 }
 
 // line is the connection of one batch. It is used again as long as what it

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/emersion/go-sasl"
@@ -67,11 +68,12 @@ type session struct {
 	listen   Listen
 	conn     *smtp.Conn
 	client   netip.Addr
-	sender   *policy.Sender // who logged in, nil before
+	login    string // the SMTP AUTH user, "" before; a reload may take its rights away
 	failures int
 
-	from  *Submission // the message being received, nil before MAIL
-	known []recipient // its recipients so far
+	mu    sync.Mutex
+	from  *Submission // the message being received, nil before MAIL; guarded by mu, as go-smtp reads BDAT beside RSET
+	known []recipient // its recipients so far; guarded by mu
 }
 
 // recipient is one accepted RCPT.
@@ -86,13 +88,41 @@ var (
 	_ smtp.AuthSession = (*session)(nil)
 )
 
-func (s *session) Reset()        { s.from, s.known = nil, nil }
+func (s *session) Reset()        { s.begin(nil) }
 func (s *session) Logout() error { return nil }
 
-func (s *session) AuthMechanisms() []string { return []string{sasl.Plain, sasl.Login} }
+// begin starts a message; nil forgets the one being received.
+func (s *session) begin(sub *Submission) {
+	s.mu.Lock()
+	s.from, s.known = sub, nil
+	s.mu.Unlock()
+}
+
+// submission is the message being received, false if it was forgotten.
+func (s *session) submission() (Submission, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.from == nil {
+		return Submission{}, false
+	}
+	sub := *s.from
+	sub.recipients = s.known
+	return sub, true
+}
+
+// AuthMechanisms offers nothing where a password could be overheard.
+func (s *session) AuthMechanisms() []string {
+	if !s.safe() {
+		return nil
+	}
+	return []string{sasl.Plain, sasl.Login}
+}
 
 func (s *session) Auth(mech string) (sasl.Server, error) {
-	check := func(name, password string) error { return s.login(name, password) }
+	if !s.safe() {
+		return nil, s.refuse("HG-R801")
+	}
+	check := func(name, password string) error { return s.logIn(name, password) }
 	switch mech {
 	case sasl.Plain:
 		return sasl.NewPlainServer(func(identity, name, password string) error {
@@ -107,9 +137,9 @@ func (s *session) Auth(mech string) (sasl.Server, error) {
 	return nil, smtp.ErrAuthUnknownMechanism
 }
 
-// login checks a password. A wrong one costs time, more each time, and in the
+// logIn checks a password. A wrong one costs time, more each time, and in the
 // end the connection.
-func (s *session) login(name, password string) error {
+func (s *session) logIn(name, password string) error {
 	ctx, cancel := s.g.requestContext()
 	defer cancel()
 	sender, known := s.g.rules().SenderByLogin(name)
@@ -119,7 +149,7 @@ func (s *session) login(name, password string) error {
 		s.g.log.Error("credentials unreadable", "err", err)
 		return &smtp.SMTPError{Code: 454, EnhancedCode: smtp.EnhancedCode{4, 7, 0}, Message: "Temporary authentication failure"}
 	case err == nil && known:
-		s.sender = &sender
+		s.login = name
 		s.welcome()
 		return nil
 	}
@@ -175,11 +205,10 @@ func (s *session) Mail(from string, o *smtp.MailOptions) error {
 	s.Reset()
 	sub := Submission{Client: s.client, Helo: s.conn.Hostname(), From: policy.Address(from), UTF8: o.UTF8,
 		EightBit: o.Body == smtp.Body8BitMIME, EnvID: o.EnvelopeID, DSNFull: o.Return == smtp.DSNReturnFull}
-	state, isTLS := s.conn.TLSConnectionState()
-	if isTLS {
+	if state, isTLS := s.conn.TLSConnectionState(); isTLS {
 		sub.TLS = &state
 	}
-	if !isTLS && !s.trustedNetwork() {
+	if !s.safe() {
 		return s.refuse("HG-R801")
 	}
 	if sub.Sender = s.who(sub.From); sub.Sender == nil {
@@ -191,13 +220,15 @@ func (s *session) Mail(from string, o *smtp.MailOptions) error {
 		defer cancel()
 		return s.g.turnDown(ctx, sub, codeReply("HG-R803", s.g.ids.New(s.g.clock())), "HG-R803").smtp()
 	}
-	s.from = &sub
+	s.begin(&sub)
 	return nil
 }
 
-// trustedNetwork reports whether the client may speak in clear here.
-func (s *session) trustedNetwork() bool {
-	return s.listen.TLS == TLSNone && within(s.listen.Networks, s.client)
+// safe reports whether mail and passwords may be said here: under TLS, or in
+// clear from a network that the listener names.
+func (s *session) safe() bool {
+	_, isTLS := s.conn.TLSConnectionState()
+	return isTLS || s.listen.TLS == TLSNone && within(s.listen.Networks, s.client)
 }
 
 func within(networks []netip.Prefix, a netip.Addr) bool {
@@ -207,8 +238,14 @@ func within(networks []netip.Prefix, a netip.Addr) bool {
 // who is the sender: who logged in or, where the listener allows it, one whose
 // networks hold the client; the address chooses between several.
 func (s *session) who(from policy.Address) *policy.Sender {
-	if s.sender != nil || s.listen.Auth != AuthOptional {
-		return s.sender
+	if s.login != "" {
+		if c, known := s.g.rules().SenderByLogin(s.login); known {
+			return &c
+		}
+		return nil
+	}
+	if s.listen.Auth != AuthOptional {
+		return nil
 	}
 	candidates := s.g.rules().SendersAt(s.client)
 	for _, c := range candidates {
@@ -258,17 +295,26 @@ func replyError(status int, enhanced, text string, id store.ID) *smtp.SMTPError 
 
 // Rcpt answers RCPT TO: what can be decided now is refused now.
 func (s *session) Rcpt(to string, o *smtp.RcptOptions) error {
-	address := policy.Address(to)
-	if _, err := mail.ASCIIDomain(address.Domain()); err != nil {
+	address, err := mail.ParseAddress(to)
+	if err != nil {
 		return &smtp.SMTPError{Code: 501, EnhancedCode: smtp.EnhancedCode{5, 1, 3}, Message: "Bad recipient address"}
+	}
+	sub, ok := s.submission()
+	if !ok {
+		return smtp.ErrDataReset
+	}
+	if slices.ContainsFunc(sub.recipients, func(r recipient) bool { return r.address.Key() == address.Key() }) {
+		return nil // once is enough
 	}
 	ctx, cancel := s.g.requestContext()
 	defer cancel()
-	about, refusal := s.g.acceptRecipient(ctx, *s.from, address)
+	about, refusal := s.g.acceptRecipient(ctx, sub, address)
 	if refusal != nil {
 		return refusal
 	}
+	s.mu.Lock()
 	s.known = append(s.known, recipient{address, notifyText(o.Notify), orcptText(o), about})
+	s.mu.Unlock()
 	return nil
 }
 
@@ -300,13 +346,16 @@ func (s *session) Data(r io.Reader) (err error) {
 	defer s.socket().work(false)
 	body := &bodyReader{s: s, r: r, end: time.Now().Add(4 * time.Duration(s.g.cfg.Limits.Timeout))}
 	defer body.done()
-	sub := *s.from
-	sub.recipients = s.known
+	sub, ok := s.submission()
+	if !ok {
+		return smtp.ErrDataReset
+	}
 	data, err := body.readAll()
 	ctx, cancel := s.g.requestContext()
 	defer cancel()
 	if err != nil {
-		return s.bodyError(ctx, sub, err)
+		_, chunked := r.(*io.PipeReader) // BDAT: go-smtp counts the chunks, whatever is in them
+		return s.bodyError(ctx, sub, err, chunked)
 	}
 	sub.Data = data
 	reply := s.g.Accept(ctx, sub)
@@ -321,23 +370,42 @@ var (
 )
 
 // bodyError is the reply to a body that could not be read. After a bare line end
-// or a broken read the rest of the stream cannot be told from commands, so the
-// connection ends; the reply is written by hand, as go-smtp would first wait for
-// the end of the body.
-func (s *session) bodyError(ctx context.Context, sub Submission, err error) error {
+// or a broken read the rest of the stream cannot be told from commands, unless
+// it comes in chunks, so the connection ends; the reply is written by hand, as
+// go-smtp would first wait for the end of the body.
+func (s *session) bodyError(ctx context.Context, sub Submission, err error, chunked bool) error {
 	id := s.g.ids.New(s.g.clock())
 	switch {
+	case errors.Is(err, smtp.ErrDataReset): // RSET between two BDAT (RFC 3030 §3): nothing is left on the way
+		return smtp.ErrDataReset
 	case errors.Is(err, errTooLarge):
 		return s.g.turnDown(ctx, sub, Reply{552, "5.3.4", "Message exceeds the size limit", id}, "").smtp()
 	case errors.Is(err, errNoMemory):
 		return s.g.turnDown(ctx, sub, Reply{452, "4.3.1", "No memory for the message now, try again later", id}, "").smtp()
+	case chunked && errors.Is(err, mail.ErrBareLine):
+		return s.g.turnDown(ctx, sub, malformed(err, id), "").smtp()
 	case errors.Is(err, mail.ErrBareLine):
-		e := s.g.turnDown(ctx, sub, malformed(err, id), "").smtp()
-		s.say(e.Code, "5.6.11", e.Message)
+		s.partWith(s.g.turnDown(ctx, sub, malformed(err, id), ""))
+	case errors.Is(err, smtp.ErrTooLongLine):
+		s.partWith(s.g.turnDown(ctx, sub, Reply{550, "5.6.0", "Line longer than 1 MiB", id}, ""))
 	}
 	s.conn.Close()
 	return &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 4, 2}, Message: "Message broke off"}
 }
+
+// partWith gives the last reply on this connection. What the client is still
+// sending is thrown away unread for a while: closing at once would have its
+// network stack discard the reply, and it would send the same again.
+func (s *session) partWith(r Reply) {
+	e := r.smtp()
+	s.say(e.Code, r.Enhanced, e.Message)
+	c := s.socket()
+	c.SetReadDeadline(time.Now().Add(lingerFor))
+	io.CopyN(io.Discard, c.Conn, int64(s.g.cfg.Limits.MessageSize))
+}
+
+// lingerFor is how long a client may go on sending after its last reply.
+const lingerFor = 10 * time.Second
 
 // say writes a reply past go-smtp, just before the connection is closed.
 func (s *session) say(status int, enhanced, text string) {

@@ -84,11 +84,14 @@ const maxHops = 50
 // once leaves out recipients that were named before.
 func once(all []recipient) []recipient {
 	seen := map[string]bool{}
-	return slices.DeleteFunc(slices.Clone(all), func(r recipient) bool {
-		key := r.address.Key()
-		defer func() { seen[key] = true }()
-		return seen[key]
-	})
+	var out []recipient
+	for _, r := range all {
+		if key := r.address.Key(); !seen[key] {
+			seen[key] = true
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // commit makes the plan durable and only then answers.

@@ -3,12 +3,14 @@ package main
 import (
 	"archive/zip"
 	"bytes"
+	"compress/flate"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"net/textproto"
@@ -33,7 +35,7 @@ func storyCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"mx": (*story).cmdMX, "fault": (*story).cmdFault, "sts": (*story).cmdSTS, "dns": (*story).cmdDNS,
 		"consent": (*story).cmdConsent, "partner": (*story).cmdPartner, "suppress": (*story).cmdSuppress, "gateway": (*story).cmdGateway,
 		"submit": (*story).cmdSubmit, "talk": (*story).cmdTalk, "settle": (*story).cmdSettle, "advance": (*story).cmdAdvance,
-		"received": (*story).cmdReceived, "audit": (*story).cmdAudit, "retries": (*story).cmdRetries, "await": (*story).cmdAwait,
+		"received": (*story).cmdReceived, "show": (*story).cmdShow, "audit": (*story).cmdAudit, "retries": (*story).cmdRetries, "await": (*story).cmdAwait,
 		"pickup": (*story).cmdPickup, "guess": (*story).cmdGuess, "scanner": (*story).cmdScanner, "link": (*story).cmdLink,
 		"disk": (*story).cmdDisk, "crash": (*story).cmdCrash, "body": (*story).cmdBody, "hold": (*story).cmdHold, "password": (*story).cmdPassword,
 		"site":     func(s *story, _ *testscript.TestScript, _ []string) error { return s.start() },
@@ -121,6 +123,11 @@ func (s *story) cmdMX(_ *testscript.TestScript, args []string) error {
 		d.NullMX = true
 	default:
 		faults = args[1:]
+	}
+	if len(faults) > 0 {
+		if hosts, ok := strings.CutPrefix(faults[0], "hosts="); ok {
+			d.MX, faults = strings.Split(hosts, ","), faults[1:]
+		}
 	}
 	if err := readFaults(&d.Faults, faults); err != nil {
 		return err
@@ -321,13 +328,13 @@ func (s *story) answered(ts *testscript.TestScript, to []string, a fakenet.Answe
 func (s *story) composed(from string, to []string, text []byte) []byte {
 	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), []byte("\n"), []byte("\r\n"))
 	head, _, _ := bytes.Cut(text, []byte("\r\n\r\n"))
-	head = append([]byte("\r\n"), head...)
+	head = bytes.ToLower(append([]byte("\r\n"), head...))
 	var more strings.Builder
 	for _, field := range [][2]string{
 		{"From", from}, {"To", strings.Join(to, ", ")}, {"Date", "Tue, 06 Oct 2026 09:24:00 -0500"},
 		{"Message-ID", fmt.Sprintf("<%s-%d@valleyclinic.example>", plainWord, len(s.replies))}, {"MIME-Version", "1.0"},
 	} {
-		if !bytes.Contains(bytes.ToLower(head), []byte("\r\n"+strings.ToLower(field[0])+":")) {
+		if !bytes.Contains(head, []byte("\r\n"+strings.ToLower(field[0])+":")) {
 			fmt.Fprintf(&more, "%s: %s\r\n", field[0], field[1])
 		}
 	}
@@ -343,7 +350,7 @@ func marked(to []string, data []byte) error {
 		}
 	}
 	for _, a := range to {
-		if !strings.Contains(a, addressWord) {
+		if !strings.Contains(strings.ToLower(a), addressWord) {
 			return fmt.Errorf("a recipient without %s", addressWord)
 		}
 	}
@@ -516,6 +523,15 @@ func (s *story) cmdReceived(ts *testscript.TestScript, args []string) error {
 	return nil
 }
 
+func (s *story) cmdShow(ts *testscript.TestScript, args []string) error {
+	box := s.net.Mailbox(args[0])
+	if len(box) == 0 {
+		return errors.New("nothing arrived")
+	}
+	fmt.Fprintf(ts.Stdout(), "%s", box[len(box)-1].Data)
+	return nil
+}
+
 // rows are the rows of the log about mail to an address, oldest first. Letters of
 // our own have no sender and are left out.
 func (s *story) rows(address string) ([]audit.Entry, error) {
@@ -617,7 +633,7 @@ func (s *story) cmdBody(ts *testscript.TestScript, args []string) error {
 		}
 		b.WriteString("Content-Type: text/plain\r\n\r\n" + text)
 	case "bomb":
-		bomb, err := zipBomb(256 << 20)
+		bomb, err := zipBomb(256)
 		if err != nil {
 			return err
 		}
@@ -634,20 +650,32 @@ func (s *story) cmdBody(ts *testscript.TestScript, args []string) error {
 	return os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o600)
 }
 
-// zipBomb is a small archive of n zero bytes.
-func zipBomb(n int64) ([]byte, error) {
-	var b bytes.Buffer
-	z := zip.NewWriter(&b)
-	w, err := z.Create("report.txt")
+// zipBomb is a small archive of n MiB of zeros. One compressed MiB that ends on a
+// byte is repeated: making the bomb must not take as long as it does harm.
+func zipBomb(n int) ([]byte, error) {
+	zeros := make([]byte, 1<<20)
+	var piece bytes.Buffer
+	w, err := flate.NewWriter(&piece, flate.BestCompression)
 	if err != nil {
 		return nil, err
 	}
-	zeros := make([]byte, 1<<20)
-	for range n >> 20 {
-		if _, err := w.Write(zeros); err != nil {
-			return nil, err
-		}
+	w.Write(zeros)
+	w.Flush()
+	sum := crc32.NewIEEE()
+	for range n {
+		sum.Write(zeros)
 	}
-	err = z.Close()
-	return b.Bytes(), err
+	packed := append(bytes.Repeat(piece.Bytes(), n), 0x03, 0x00) // an empty last block (RFC 1951 §3.2.6)
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	entry, err := z.CreateRaw(&zip.FileHeader{Name: "report.txt", Method: zip.Deflate, CRC32: sum.Sum32(),
+		CompressedSize64: uint64(len(packed)), UncompressedSize64: uint64(n) << 20})
+	if err != nil {
+		return nil, err
+	}
+	entry.Write(packed)
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }

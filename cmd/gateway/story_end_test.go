@@ -72,6 +72,9 @@ func (s *story) oneEnd(m submitted, rows map[audit.Kind]int) {
 		s.t.Errorf("%s was accepted for %s, and the log knows nothing of it", m.id, m.address)
 		return
 	}
+	if rows[audit.Pickup] > 0 && s.lastLink(m.address) == "" {
+		rows[audit.Bounced] = 0 // it was the notice that bounced
+	}
 	n := 0
 	for _, kind := range []audit.Kind{audit.Delivered, audit.Pickup, audit.Bounced, audit.Rejected} {
 		n += min(rows[kind], 1)
@@ -80,7 +83,7 @@ func (s *story) oneEnd(m submitted, rows map[audit.Kind]int) {
 		}
 	}
 	waits := s.waits(m)
-	if cancelled := rows[audit.Changed] > 0; n == 0 && !waits && !cancelled {
+	if n == 0 && !waits && rows[audit.Cancelled] == 0 {
 		s.t.Errorf("%s to %s is lost: %v", m.id, m.address, rows)
 	}
 	held := rows[audit.Rejected] > 0 // for a tool that must not see a refusal

@@ -48,7 +48,7 @@ import (
 //	root-key new|FILE     put another root key in place; the one before becomes kept.key
 //	password SENDER       give a sender the password that submit -login uses
 //
-//	mx DOMAIN [KIND] [FAULT…]   a mail domain; KIND is tls (the default), mta-sts, dane, none,
+//	mx DOMAIN [KIND] [hosts=A,B] [FAULT…]   a mail domain; KIND is tls (the default), mta-sts, dane, none,
 //	                      selfsigned, wrongname, expired, weak (TLS 1.0) or null (RFC 7505)
 //	fault DOMAIN FAULT…   what its server does wrong from now on: none, down, strip,
 //	                      strip-after=N, greylist=N, hang=STAGE, drop=STAGE, times=N,
@@ -69,6 +69,7 @@ import (
 //	settle                wait until nothing is being sent and nothing is due
 //	advance DURATION      move the clock
 //	received ADDRESS      what its mailbox holds: kind (mail, notice, code, dsn), tls or clear, signed or not
+//	show ADDRESS          the last mail in it, as it arrived
 //	audit ADDRESS         its rows of the log: event and code
 //	await ADDRESS EVENT   wait until the log has such a row
 //	retries ADDRESS       the minutes between its attempts
@@ -172,7 +173,7 @@ func storyOf(ts *testscript.TestScript) *story { return ts.Value(storyKey{}).(*s
 // newStory lays out the files of a site and starts a small internet.
 func newStory(env *testscript.Env) error {
 	t := env.T().(testing.TB)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	env.Defer(cancel)
 	s := &story{t: t, name: t.Name(), dir: env.WorkDir, ctx: ctx}
 	env.Values[storyKey{}] = s
@@ -181,6 +182,7 @@ func newStory(env *testscript.Env) error {
 		return err
 	}
 	env.Defer(s.ended)
+	env.Setenv("TOMORROW", s.now().AddDate(0, 0, 1).Format(time.DateOnly))
 	env.Setenv("BUSY", s.net.Resolver()) // an address that is taken
 	s.addDomain(fakenet.Domain{Name: "valleyclinic.example"})
 	return s.layOut()

@@ -479,6 +479,12 @@ func TestEveryAlarmIsExplained(t *testing.T) {
 			t.Errorf("docs/runbook.md: nothing about the log message %q", m)
 		}
 	}
+	_, rows, _ := strings.Cut(page, "## Log messages")
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\|").FindAllStringSubmatch(rows, -1) {
+		if !slices.Contains(messages, m[1]) {
+			t.Errorf("docs/runbook.md: nothing logs %q", m[1])
+		}
+	}
 }
 
 var (

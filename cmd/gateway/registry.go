@@ -58,7 +58,7 @@ func (c *command) consent() *cobra.Command {
 func (c *command) partner() *cobra.Command {
 	return group("partner", "Vendors and their contracts (BAA, 45 CFR 164.504(e))",
 		c.importRows(registry.Partners, "partners.csv"), c.exportRows(registry.Partners), c.partnerShow(),
-		c.grant(registry.Partners, "partner grant partner=acme-mailer role=business_associate …"))
+		c.grant(registry.Partners, "partner grant partner=acme-mailer role=business_associate …"), c.partnerRevoke())
 }
 
 func (c *command) suppression() *cobra.Command {
@@ -221,6 +221,22 @@ func (c *command) partnerShow() *cobra.Command {
 			}
 			return fmt.Sprintf("%s\t%s\t%s\t%s", p.Partner, p.BAA, day(p.Ends), review)
 		})
+	}})
+}
+
+func (c *command) partnerRevoke() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "revoke PARTNER", Short: "End a partner's contracts from now on; queued mail and unread pickups are pulled",
+		Example: "  gateway partner revoke acme-mailer --reason \"contract ended\"", Args: cobra.ExactArgs(1),
+	}
+	reason := cmd.Flags().String("reason", "", "why, for the audit log")
+	by := byFlag(cmd)
+	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, args []string, _ input) error {
+		n, err := g.Registry().TerminateContracts(ctx, args[0], person(*by), *reason)
+		if err == nil {
+			fmt.Fprintf(c.out, "ended %d\n", n)
+		}
+		return recordFailed(err)
 	}})
 }
 

@@ -139,7 +139,7 @@ func (p *planned) leaf(c Change) {
 // of all types if it is "". It returns how many were revoked; ErrNotFound if
 // there was none to revoke.
 func (r *Registry) RevokeConsents(ctx context.Context, address policy.Address, kind, by, reason string) (int, error) {
-	return change(ctx, r, &consents, address, by, reason, func(c *Consent, now time.Time) bool {
+	return changeOf(ctx, r, &consents, address, by, reason, func(c *Consent, now time.Time) bool {
 		if (kind != "" && c.Type != kind) || !c.RevokedAt.IsZero() {
 			return false
 		}
@@ -151,7 +151,7 @@ func (r *Registry) RevokeConsents(ctx context.Context, address policy.Address, k
 // LiftSuppressions takes back the suppressions of an address for one reason of
 // the table. It returns how many; ErrNotFound if there was none.
 func (r *Registry) LiftSuppressions(ctx context.Context, address policy.Address, kind, by, reason string) (int, error) {
-	return change(ctx, r, &suppressions, address, by, reason, func(s *Suppression, now time.Time) bool {
+	return changeOf(ctx, r, &suppressions, address, by, reason, func(s *Suppression, now time.Time) bool {
 		if s.Reason != kind || !s.inForce(now) {
 			return false
 		}
@@ -160,11 +160,32 @@ func (r *Registry) LiftSuppressions(ctx context.Context, address policy.Address,
 	})
 }
 
-// change writes a new version of each row of an address that alter changes.
-func change[T any](ctx context.Context, r *Registry, b *book[T], address policy.Address, by, reason string, alter func(*T, time.Time) bool) (int, error) {
+// TerminateContracts ends every contract of a partner from now on. It returns
+// how many; ErrNotFound if there was none to end.
+func (r *Registry) TerminateContracts(ctx context.Context, partner, by, reason string) (int, error) {
+	return change(ctx, r, &partners, partner, by, reason, func(c *Contract, now time.Time) bool {
+		if over(c.TerminatedAt, now) || over(c.ExpiresAt, now) {
+			return false
+		}
+		c.TerminatedAt = now.Add(-time.Second) // an end still belongs to the contract
+		return true
+	})
+}
+
+// changeOf is change for the rows of an address.
+func changeOf[T any](ctx context.Context, r *Registry, b *book[T], address policy.Address, by, reason string, alter func(*T, time.Time) bool) (int, error) {
+	subject, err := mailbox(address)
+	if err != nil {
+		return 0, err
+	}
+	return change(ctx, r, b, subject, by, reason, alter)
+}
+
+// change writes a new version of each row of a subject that alter changes.
+func change[T any](ctx context.Context, r *Registry, b *book[T], subject, by, reason string, alter func(*T, time.Time) bool) (int, error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	rows, err := rowsOf(ctx, r, b, address)
+	rows, err := b.read(ctx, r.opts.Store, subject)
 	if err != nil {
 		return 0, err
 	}

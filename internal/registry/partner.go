@@ -59,7 +59,7 @@ var partners = book[Contract]{
 	replaces: func(_, _ *Contract) []fault { return nil },
 	subject:  func(c *Contract) string { return c.Partner },
 	key:      func(c *Contract) string { return c.ExecutedAt.Format(time.RFC3339) },
-	revoked:  func(c *Contract) bool { return false },
+	revoked:  func(c *Contract) bool { return !c.TerminatedAt.IsZero() },
 	index:    (*Contract).index,
 }
 

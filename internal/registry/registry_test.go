@@ -500,6 +500,30 @@ func TestRevocationCannotBeUndone(t *testing.T) {
 	}
 }
 
+func TestTerminateContracts(t *testing.T) {
+	s := newSite(t)
+	if _, err := s.TerminateContracts(t.Context(), "acme-mailer", "me", "x"); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	s.load(t, Partners, "partner,role,executed_at,effective_at,functions,document_sha256,contact,incident_contact\n"+
+		"acme-mailer,business_associate,2026-01-01,2026-01-01,transmit,"+strings.Repeat("0a", 32)+",Ann,Bob\n")
+	if d := s.describe(t, "acme-mailer", "ana@mail.example"); d.BAA != policy.BAAActive {
+		t.Fatal(d.BAA)
+	}
+	if n, err := s.TerminateContracts(t.Context(), "acme-mailer", "me", "over"); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if d := s.describe(t, "acme-mailer", "ana@mail.example"); d.BAA != policy.BAATerminated {
+		t.Error(d.BAA)
+	}
+	if last := s.leaves[len(s.leaves)-1]; last.What != Partners || last.Event != "revoked" || last.Subject != "acme-mailer" || last.Reason != "over" {
+		t.Errorf("leaf %+v", last)
+	}
+	if _, err := s.TerminateContracts(t.Context(), "acme-mailer", "me", "x"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("ended twice: %v", err)
+	}
+}
+
 func TestLiftSuppressions(t *testing.T) {
 	s := newSite(t)
 	const row = "address,reason,source,at\nana@mail.example,hard_bounce,mx,2026-06-01\n"

@@ -166,6 +166,13 @@ func (g *Gateway) loadFiles() error {
 	if err != nil {
 		return err
 	}
+	leak, err := rules.Leaks(context.Background(), nil)
+	if err != nil {
+		return err
+	}
+	if leak != nil {
+		return fmt.Errorf("the policy can leak: %w", leak)
+	}
 	cert, err := loadCertificate(g.cfg.Certificate)
 	if err != nil {
 		return err

@@ -49,7 +49,7 @@ func Check(ctx context.Context, cfg Config, now time.Time, progress func(done, t
 
 // files checks what the configuration names.
 func (r *CheckReport) files(cfg Config, now time.Time) {
-	r.rootKey(cfg, now)
+	r.rootKey(cfg)
 	for _, c := range []Certificate{cfg.Certificate, cfg.Portal.Certificate} {
 		r.certificate(c, now)
 	}
@@ -62,18 +62,13 @@ func (r *CheckReport) files(cfg Config, now time.Time) {
 }
 
 // rootKey checks that the root key can be read and opens the key ring there is.
-func (r *CheckReport) rootKey(cfg Config, now time.Time) {
+func (r *CheckReport) rootKey(cfg Config) {
 	root, err := openRoot(cfg.Keys.Root)
+	if err == nil {
+		err = keys.Check(filepath.Join(cfg.Data, "keys"), root)
+	}
 	if err != nil {
 		r.problem("%v", err)
-		return
-	}
-	dir := filepath.Join(cfg.Data, "keys")
-	if _, err := os.Stat(dir); err != nil {
-		return // the first start makes it
-	}
-	if _, err := keys.Open(dir, root, func() time.Time { return now }); err != nil {
-		r.problem("key ring: %v", err)
 	}
 }
 

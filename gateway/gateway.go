@@ -50,7 +50,7 @@ type Options struct {
 	Build string
 	// Verb carries out commands that come through the admin socket; nil refuses them.
 	Verb Verb
-	// Faults are handed to the store, for crash tests.
+	// Store changes how the store is opened, for crash tests.
 	Store func(bolt.Options) bolt.Options
 }
 

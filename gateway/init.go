@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/phigate/phigate/configs"
@@ -32,12 +34,16 @@ func Init(dir, host string, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	config := configs.Gateway
+	if strings.Contains(host, ".") { // a bare machine name is no name for greetings
+		config = bytes.ReplaceAll(config, []byte("hostname: gateway.valleyclinic.example"), []byte("hostname: "+host))
+	}
 	files := []struct {
 		name string
 		data []byte
 		mode os.FileMode
 	}{
-		{"gateway.yaml", configs.Gateway, 0o644},
+		{"gateway.yaml", config, 0o644},
 		{"gateway.schema.json", configs.GatewaySchema, 0o644},
 		{"policy.yaml", configs.Policy, 0o644},
 		{"policy.schema.json", configs.PolicySchema, 0o644},

@@ -66,7 +66,7 @@ func (g *Gateway) stillAllowed(site http.Handler) http.Handler {
 		if err == nil {
 			err = g.recallIfRefused(r.Context(), p)
 		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
+		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrShredded) { // the site says kindly what is gone
 			g.log.Error("pickup not looked at again", "err", err)
 			http.Error(w, "Please try again in a few minutes.", http.StatusServiceUnavailable)
 			return

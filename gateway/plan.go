@@ -232,7 +232,7 @@ func (r reading) author() string {
 }
 
 // sign puts the DKIM signatures of its domain on every draft, in one batch. A
-// draft of a domain without keys leaves unsigned; gateway check warns of it.
+// draft of a domain without keys leaves unsigned, and is counted.
 func (g *Gateway) sign(ctx context.Context, drafts []draft) ([]store.NewMessage, error) {
 	signer := g.signer.Load()
 	jobs := make([]mail.Job, len(drafts))

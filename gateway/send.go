@@ -120,18 +120,17 @@ func enhancedOf(reply delivery.Reply, err error) string {
 	return reply.Enhanced
 }
 
-// otherwise does an envelope's Else: the floor cannot be met. What may already
-// have arrived never also becomes a pickup, so it waits for a person.
+// otherwise does an envelope's Else: the floor cannot be met.
 func (g *Gateway) otherwise(ctx context.Context, e store.Envelope, evidence tlscheck.Evidence, why string) queue.Outcome {
 	v := policy.Verdict{Recipient: policy.Address(e.Recipient), Action: policy.Deliver, Else: e.Else, Code: e.Code, Rule: e.Rule}.Otherwise()
-	if e.Sent && v.Action == policy.Portal {
-		v.Action = policy.Hold
-	}
 	return g.instead(ctx, e, v, evidence, why)
 }
 
 // instead does with a queued envelope what its verdict has become.
 func (g *Gateway) instead(ctx context.Context, e store.Envelope, v policy.Verdict, evidence tlscheck.Evidence, why string) queue.Outcome {
+	if e.Sent && v.Action == policy.Portal {
+		v.Action = policy.Hold // what may have arrived never also becomes a pickup: a person decides
+	}
 	switch v.Action {
 	case policy.Portal:
 		return g.toPortal(ctx, e, v, evidence, why)

@@ -91,12 +91,12 @@ func (c *command) auditList() *cobra.Command {
 
 func (c *command) auditExport() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "export", Short: "Export the log for staff (csv) or machines (jsonl, cef)",
+		Use: "export", Short: "Export the log for staff (csv) or machines (jsonl, cef, ocsf, fhir)",
 		Example: "  gateway audit export --format csv --recipients --since 720h > decisions.csv", Args: cobra.NoArgs,
 	}
 	var f filterFlags
 	f.add(cmd)
-	format := cmd.Flags().String("format", "csv", "csv, jsonl or cef")
+	format := cmd.Flags().String("format", "csv", "csv, jsonl, cef, ocsf or fhir")
 	recipients := cmd.Flags().Bool("recipients", false, "with addresses and reasons, for those who may see them")
 	reason := cmd.Flags().String("reason", "", "why, for the log")
 	by := byFlag(cmd)

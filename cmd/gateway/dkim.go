@@ -20,8 +20,8 @@ func (c *command) dkimNew() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "new DOMAIN",
 		Short: "Make an RSA-2048 and an Ed25519 key for a domain and print the DNS records to publish",
-		Long: "The new keys sign from now on. Publish their records first if you can; keep the records of old keys\n" +
-			"for a week, since mail they signed may still be under way.",
+		Long: "The new keys sign from now on, so publish their records at once: until others see them, signatures do not\n" +
+			"verify. Leave the records of old keys published for a week, since mail they signed is still under way.",
 		Example: "  gateway dkim new valleyclinic.example",
 		Args:    cobra.ExactArgs(1),
 	}

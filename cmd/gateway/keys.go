@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,9 @@ func (c *command) keysRotate() *cobra.Command {
 	}
 	by := byFlag(cmd)
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, args []string, _ input) error {
+		if !filepath.IsAbs(args[0]) { // a running gateway has a working directory of its own
+			return usage(errors.New("name the new root key with its whole path"))
+		}
 		if err := g.RotateRoot(ctx, args[0], person(*by)); err != nil {
 			return unreachable(err)
 		}

@@ -44,7 +44,7 @@ func (c *command) serve() *cobra.Command {
 }
 
 func (c *command) serveSite(ctx context.Context, cfg gateway.Config, log *slog.Logger) (err error) {
-	g, err := gateway.Open(ctx, cfg, gateway.Options{Log: log, Verb: runLive})
+	g, err := gateway.Open(ctx, cfg, gateway.Options{Log: log, Verb: runLive, Build: version()})
 	if err != nil {
 		return openFailed(err)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -117,16 +116,4 @@ func (c *command) send(cmd *cobra.Command, cfg gateway.Config, in input) (bool, 
 		return true, &exitError{status, nil}
 	}
 	return true, nil
-}
-
-// file returns content of a small file a command reads here and now.
-func (c *command) file(path string) ([]byte, error) {
-	if path == "-" {
-		return io.ReadAll(c.in)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read: %w", err)
-	}
-	return data, nil
 }

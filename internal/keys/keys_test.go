@@ -644,3 +644,27 @@ func BenchmarkRing(b *testing.B) {
 		})
 	}
 }
+
+func TestCheckChangesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	root, other := testRoot(t), testRoot(t)
+	if err := Check(dir, root); err != nil {
+		t.Errorf("no ring yet: %v", err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("it made the folder")
+	}
+	if _, err := Open(dir, root, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(dir, strings.Replace(tempPattern, "*", "left", 1))
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Check(dir, other); !errors.Is(err, ErrWrongRoot) {
+		t.Errorf("another root: %v", err)
+	}
+	if _, err := os.Stat(left); err != nil {
+		t.Error("it swept files")
+	}
+}

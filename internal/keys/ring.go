@@ -85,6 +85,20 @@ func Open(dir string, root Root, clock func() time.Time) (*Ring, error) {
 	return r, nil
 }
 
+// Check reports whether root opens every key of the ring in dir, and changes
+// nothing. A folder that does not exist yet is fine: Open makes it.
+func Check(dir string, root Root) error {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	now, next, err := files(dir)
+	if err != nil {
+		return err
+	}
+	r := &Ring{dir: dir, root: root, held: map[string]heldKey{}, epochs: map[Epoch]*epochKey{}}
+	return r.load(context.Background(), now, next)
+}
+
 // load unwraps every key and notes in now which file of each it took.
 func (r *Ring) load(ctx context.Context, now, next map[string]keyFile) error {
 	for name := range now {

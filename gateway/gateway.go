@@ -171,7 +171,7 @@ func (g *Gateway) loadFiles() error {
 		return err
 	}
 	if leak != nil {
-		return fmt.Errorf("the policy can leak: %w", leak)
+		return fmt.Errorf("the policy can leak: %v", leak)
 	}
 	cert, err := loadCertificate(g.cfg.Certificate)
 	if err != nil {

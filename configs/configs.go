@@ -33,3 +33,13 @@ var PolicySchema []byte
 //
 //go:embed policy_test.schema.json
 var PolicyTestSchema []byte
+
+// Shaping is shaping.yaml: how fast mail goes to each provider.
+//
+//go:embed shaping.yaml
+var Shaping []byte
+
+// ShapingSchema is the JSON Schema of shaping.yaml.
+//
+//go:embed shaping.schema.json
+var ShapingSchema []byte

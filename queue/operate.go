@@ -278,7 +278,7 @@ func (s Selection) empty() bool {
 // Status is what health and metrics show.
 type Status struct {
 	Sessions int  `json:"sessions"`
-	Trouble  int  `json:"trouble"` // sites that are left alone now
+	Trouble  int  `json:"trouble"` // sites and destinations that are left alone now
 	Paused   bool `json:"paused"`  // the store fails
 }
 
@@ -287,9 +287,16 @@ func (q *Queue) Status() Status {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := Status{Sessions: q.sites.open, Paused: q.pause.on}
+	now := q.o.Clock()
 	for _, v := range q.sites.known {
-		if q.o.Clock().Before(v.until) {
+		if now.Before(v.until) {
 			s.Trouble++
+			continue
+		}
+		for _, d := range v.at {
+			if now.Before(d.until) {
+				s.Trouble++
+			}
 		}
 	}
 	return s

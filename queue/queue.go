@@ -10,7 +10,8 @@
 // Nothing is kept in memory for mail that waits, so a million waiting messages
 // cost nothing here. Destinations do not wait for one another: a free worker goes
 // to the one with the fewest sessions, mail of the prompt lane first; one that
-// cannot be reached, or pushes back, is left alone for a while. When the store
+// cannot be reached is left alone for a while. Domains of one provider share a
+// site, which has limits and a pace of its own: see [Shaping]. When the store
 // fails everything pauses, for mail that is sent but not recorded is sent twice.
 //
 // [Queue.List], [Queue.Retry], [Queue.Hold], [Queue.Release] and [Queue.Cancel]
@@ -50,6 +51,9 @@ type Outcome struct {
 	// Down says that the destination could not be reached at all, so that its
 	// other mail need not try now.
 	Down bool
+	// Words are what the server said behind the codes in LastReply, for the
+	// rules of the shaping.
+	Words Words
 }
 
 // Try sends mail to one destination. For each envelope it must call done once,
@@ -84,11 +88,14 @@ type Options struct {
 	Linger      time.Duration // an idle session waits so long for more mail (1s)
 	Drain       time.Duration // time for open sessions at shutdown (30s)
 
-	// Site names what a destination shares its limit with, such as the MX group
-	// of a large provider; nil is the destination itself.
-	Site  func(dest string) string
-	Log   *slog.Logger
-	Count func(Event) // for metrics
+	// Site names what a destination shares its limits with, as [Shaping.Site]
+	// does; nil is the destination itself. It is asked often, with a lock held,
+	// and must not wait. While it does not know it names the destination, and
+	// open sessions move when it does.
+	Site    func(dest string) string
+	Shaping *Shaping // nil: 421 and 4.7.x back off, and Concurrency is the only limit
+	Log     *slog.Logger
+	Count   func(Event) // for metrics
 }
 
 // Event is something that metrics count.
@@ -126,7 +133,7 @@ func New(o Options) (*Queue, error) {
 	o = o.withDefaults()
 	return &Queue{
 		o: o, wake: make(chan struct{}, 1),
-		sites: sites{limit: o.Concurrency, of: o.Site, retry: o.Retry, known: map[string]*site{}},
+		sites: sites{limit: o.Concurrency, linger: o.Linger, of: o.Site, retry: o.Retry, shaping: o.Shaping, known: map[string]*site{}},
 		live:  map[*session]struct{}{},
 	}, nil
 }
@@ -144,6 +151,9 @@ func (o Options) withDefaults() Options {
 	if o.Site == nil {
 		o.Site = func(dest string) string { return dest }
 	}
+	if o.Shaping == nil {
+		o.Shaping = plain()
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -157,6 +167,18 @@ func setDefault[T int | time.Duration](v *T, def T) {
 	if *v <= 0 {
 		*v = def
 	}
+}
+
+// Reshape holds destinations to new limits and rules from now on; nil are those
+// of a queue without Shaping. What was learnt about them stays.
+func (q *Queue) Reshape(s *Shaping) {
+	if s == nil {
+		s = plain()
+	}
+	q.mu.Lock()
+	q.sites.reshape(s)
+	q.mu.Unlock()
+	q.Kick()
 }
 
 // Kick says that there may be new mail. It never blocks.

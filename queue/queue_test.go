@@ -25,6 +25,8 @@ type server struct {
 	down  bool          // cannot be reached
 	reply string        // "" delivers; "4…" retries
 	once  bool          // the reply, to one envelope only
+	words string        // behind the reply
+	most  int           // sessions at once; the reply is for those above it
 }
 
 // attempt is one envelope tried.
@@ -135,7 +137,8 @@ func (w *world) accept(dest string, n int, change func(*store.Envelope)) (ids []
 	return ids
 }
 
-func (w *world) enter(dest string) {
+// enter counts a session in and returns how many there are then.
+func (w *world) enter(dest string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.sessions++
@@ -145,13 +148,14 @@ func (w *world) enter(dest string) {
 		all += n
 	}
 	w.peak[dest], w.peakAll = max(w.peak[dest], w.open[dest]), max(w.peakAll, all)
+	return w.open[dest]
 }
 
 func (w *world) leave(dest string) { w.mu.Lock(); w.open[dest]--; w.mu.Unlock() }
 
 // try is the gateway's side: one session, whatever the server says.
 func (w *world) try(ctx context.Context, dest string, mail iter.Seq[store.Envelope], done func(Outcome)) {
-	w.enter(dest)
+	nth := w.enter(dest)
 	defer w.leave(dest)
 	for e := range mail {
 		w.mu.Lock()
@@ -160,6 +164,9 @@ func (w *world) try(ctx context.Context, dest string, mail iter.Seq[store.Envelo
 			w.servers[dest] = server{takes: s.takes}
 		}
 		w.attempts = append(w.attempts, attempt{e.ID, dest, time.Now()})
+		if s.most >= nth {
+			s.reply = ""
+		}
 		w.mu.Unlock()
 		select {
 		case <-time.After(s.takes):
@@ -174,7 +181,7 @@ func (s server) outcome(e store.Envelope) Outcome {
 	o := Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, LastReply: "250 2.0.0"}}
 	o.Leaves = []store.Leaf{leaf(audit.Event{ID: e.Message.ID, Kind: audit.Delivered})}
 	if s.down || s.reply != "" {
-		o.Next, o.Down, o.LastReply = store.Retry, s.down, s.reply
+		o.Next, o.Down, o.LastReply, o.Words = store.Retry, s.down, s.reply, Words(s.words)
 		o.Leaves = []store.Leaf{leaf(audit.Event{ID: e.Message.ID, Kind: audit.Deferred})}
 	}
 	return o
@@ -1015,7 +1022,7 @@ func TestThrottled(t *testing.T) {
 		"421": true, "421 4.3.2": true, "450 4.7.1": true, "451 4.7.650": true,
 		"450 4.2.0": false, "550 5.7.1": false, "250 2.0.0": false, "": false,
 	} {
-		if throttled(reply) != want {
+		if r := plain().rule("a.example", reply, ""); (r != nil && r.do == backOff) != want {
 			t.Errorf("%q: %v", reply, !want)
 		}
 	}

@@ -82,13 +82,16 @@ func (q *Queue) look(ctx context.Context, launch func(*session)) time.Duration {
 	if wait := q.ready(ctx); wait > 0 {
 		return wait
 	}
-	now := q.o.Clock()
-	due, err := q.o.Store.Due(ctx, now, q.room())
+	now, room := q.o.Clock(), q.room()
+	due, err := q.o.Store.Due(ctx, now, room)
 	if err == nil {
-		q.assign(due, now, launch)
+		soon, stuck := q.assign(due, now, launch)
+		if stuck && len(due) == room {
+			return 0 // those that may start are hidden behind those that may not
+		}
 		var next time.Time
 		if next, err = q.o.Store.NextDue(ctx); err == nil {
-			return until(now, next)
+			return sooner(until(now, next), soon, now)
 		}
 	}
 	if ctx.Err() == nil {
@@ -107,51 +110,95 @@ func until(now, next time.Time) time.Duration {
 	return min(next.Sub(now), idleLook)
 }
 
+// sooner is wait, or the time until soon if that is shorter.
+func sooner(wait time.Duration, soon, now time.Time) time.Duration {
+	if soon.IsZero() {
+		return wait
+	}
+	return min(wait, max(soon.Sub(now), 0))
+}
+
 // room is how many destinations to ask for: those that may not start now must
 // not hide those that may.
 func (q *Queue) room() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.o.Concurrency.Total + len(q.sites.known)
+	return q.o.Concurrency.Total + q.sites.blocked
 }
 
 // assign gives each destination that is due one more session, if it may. Each
 // that finds mail makes us look again, so a destination gets more step by step.
-func (q *Queue) assign(due []store.DestDue, now time.Time, launch func(*session)) {
+// soon is when a rate allows more, if any does; stuck is that nothing could
+// start.
+func (q *Queue) assign(due []store.DestDue, now time.Time, launch func(*session)) (soon time.Time, stuck bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.sites.order(due)
-	q.sites.wanted = false
-	for _, d := range due {
-		switch q.sites.chance(d, now) {
+	list := q.sites.order(due)
+	q.sites.wanted, q.sites.blocked = false, 0
+	for _, c := range list {
+		c.site.wanted = false
+	}
+	for _, c := range list {
+		q.sites.blocked++
+		switch what, paced := q.sites.chance(c, now); what {
 		case start:
-			launch(q.newSession(d.Dest))
+			q.sites.blocked--
+			launch(q.newSession(c))
 		case resume:
-			q.resume(d.Dest)
+			q.sites.blocked--
+			q.resume(c)
 		case crowd:
 			q.sites.wanted = true
 			q.makeRoom()
+		case squash:
+			c.site.wanted = true
+			c.site.dismiss()
+		case wait:
+			if !paced.IsZero() && (soon.IsZero() || paced.Before(soon)) {
+				soon = paced
+			}
 		}
 	}
+	for _, c := range list {
+		q.sites.forget(c.site, c.Dest)
+	}
+	return soon, q.sites.blocked == len(list)
 }
 
-func (q *Queue) newSession(dest string) *session {
-	v := q.sites.get(dest)
-	v.open++
-	v.leasing++
-	q.sites.open++
-	s := &session{q: q, dest: dest, site: v, more: make(chan bool, 1), since: q.o.Clock(), looking: true}
+func (q *Queue) newSession(c candidate) *session {
+	now := q.o.Clock()
+	s := &session{q: q, dest: c.Dest, more: make(chan bool, 1), since: now, looking: true}
+	c.site.leasing++
+	q.enter(s, c.site)
+	s.site.dest(s.dest).served = now
 	q.live[s] = struct{}{}
 	return s
 }
 
+// enter counts a session in at a site. Call it with mu held.
+func (q *Queue) enter(s *session, v *site) {
+	s.site = v
+	v.open++
+	v.dest(s.dest).open++
+	q.sites.open++
+}
+
+// exit counts a session out of its site. Call it with mu held.
+func (q *Queue) exit(s *session) {
+	s.site.open--
+	s.site.dest(s.dest).open--
+	q.sites.open--
+	q.sites.forget(s.site, s.dest)
+}
+
 // resume wakes an idle session of the destination. Call it with mu held.
-func (q *Queue) resume(dest string) {
-	v := q.sites.get(dest)
-	i := slices.IndexFunc(v.idle, func(s *session) bool { return s.dest == dest })
+func (q *Queue) resume(c candidate) {
+	v := c.site
+	i := slices.IndexFunc(v.idle, func(s *session) bool { return s.dest == c.Dest })
 	s := v.idle[i]
 	v.idle = slices.Delete(v.idle, i, i+1)
 	v.leasing++
+	v.dest(c.Dest).served = q.o.Clock()
 	s.looking = true
 	s.more <- true
 }
@@ -159,13 +206,21 @@ func (q *Queue) resume(dest string) {
 // makeRoom ends one idle session. Call it with mu held.
 func (q *Queue) makeRoom() {
 	for _, v := range q.sites.known {
-		if len(v.idle) > 0 {
-			s := v.idle[0]
-			v.idle = v.idle[1:]
-			s.more <- false
+		if v.dismiss() {
 			return
 		}
 	}
+}
+
+// dismiss ends one idle session of the site, if it has one.
+func (v *site) dismiss() bool {
+	if len(v.idle) == 0 {
+		return false
+	}
+	s := v.idle[0]
+	v.idle = v.idle[1:]
+	s.more <- false
+	return true
 }
 
 // linger waits a moment for more mail, so that the connection can be used again.
@@ -175,19 +230,20 @@ func (q *Queue) linger(s *session) bool {
 		q.mu.Unlock()
 		return false
 	}
-	s.site.idle = append(s.site.idle, s)
+	v, idle := s.site, s.site.limits.idle
+	v.idle = append(v.idle, s)
 	q.mu.Unlock()
 	q.Kick() // for mail that came meanwhile
 	select {
 	case more := <-s.more:
 		return more
-	case <-time.After(q.o.Linger):
+	case <-time.After(idle):
 	case <-s.ctx.Done():
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if i := slices.Index(s.site.idle, s); i >= 0 {
-		s.site.idle = slices.Delete(s.site.idle, i, i+1)
+	if i := slices.Index(v.idle, s); i >= 0 {
+		v.idle = slices.Delete(v.idle, i, i+1)
 		return false
 	}
 	return <-s.more // somebody woke us at the same moment
@@ -198,10 +254,13 @@ func (q *Queue) leased(s *session, b store.Batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.looked(s)
-	if len(b.Envelopes) > 0 {
-		s.token, s.until = b.Token, b.Until
-		q.Kick()
+	if len(b.Envelopes) == 0 {
+		s.site.giveBack(q.o.Clock())
+		return
 	}
+	s.site.next = s.site.next.Add(time.Duration(len(b.Envelopes)-1) * s.site.rate(q.o.Clock()).Every())
+	s.token, s.until = b.Token, b.Until
+	q.Kick()
 }
 
 // looked notes that a session knows whether there is mail. Call it with mu held.
@@ -212,12 +271,13 @@ func (q *Queue) looked(s *session) {
 	}
 }
 
-// crowdedOut leaves a site alone for a moment: other nodes have all its slots.
+// crowdedOut leaves a destination alone for a moment: other nodes have all its slots.
 func (q *Queue) crowdedOut(s *session) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if soon := q.o.Clock().Add(blocked); s.site.until.Before(soon) {
-		s.site.until = soon
+	d := s.site.dest(s.dest)
+	if soon := q.o.Clock().Add(blocked); d.until.Before(soon) {
+		d.until = soon
 	}
 }
 
@@ -227,9 +287,7 @@ func (q *Queue) leave(s *session) {
 	defer q.mu.Unlock()
 	q.looked(s)
 	delete(q.live, s)
-	s.site.open--
-	q.sites.open--
-	q.sites.forget(s.site)
+	q.exit(s)
 	q.Kick()
 }
 
@@ -238,17 +296,68 @@ func (q *Queue) leave(s *session) {
 func (q *Queue) learn(s *session, o Outcome) (stop bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.rehome(s)
+	v, now := s.site, q.o.Clock()
+	if o.LastReply != "" {
+		v.last = said{o.LastReply, now}
+		v.passed.count(now)
+	}
+	r := q.sites.shaping.rule(v.name, o.LastReply, o.Words)
 	switch {
 	case o.Down:
-		q.sites.down(s.site, s.dest, q.o.Clock())
+		q.sites.down(v, s.dest, now)
 		return true
-	case o.Next == store.Retry && throttled(o.LastReply):
-		q.sites.pushedBack(s.site, s.dest, q.o.Clock())
-		return true
+	case r != nil:
+		q.obey(s, r, o.LastReply, now)
+		return r.do != slow
 	case o.Next == store.Finish && o.LastReply != "": // not what became something else here
-		q.sites.success(s.site)
+		v.success(s.dest, now)
 	}
 	return false
+}
+
+// obey does what a rule says. Call it with mu held.
+func (q *Queue) obey(s *session, r *rule, codes string, now time.Time) {
+	why := codes + ", " + string(r.do)
+	switch v := s.site; r.do {
+	case backOff:
+		q.sites.pushedBack(v, s.begun, now, why)
+	case suspend:
+		q.sites.suspend(v, now, r.forHow, why)
+	case slow:
+		v.slow, v.slowUntil, v.why = r.to, now.Add(r.forHow), why
+	}
+}
+
+// rehome moves a session to the site that its destination is now known to belong
+// to; if there are too many, it ends. Call it with mu held.
+func (q *Queue) rehome(s *session) {
+	if name := q.sites.of(s.dest); name != s.site.name {
+		q.exit(s)
+		q.enter(s, q.sites.get(name))
+	}
+}
+
+// allowed counts a message against the rate of the session's site, or reports
+// that it must wait.
+func (q *Queue) allowed(s *session) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if s.site.take(q.o.Clock()) {
+		return true
+	}
+	q.looked(s)
+	return false
+}
+
+// request is what a session asks the store for.
+func (q *Queue) request(s *session) store.LeaseRequest {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return store.LeaseRequest{
+		Node: q.o.Node, Dest: s.dest, Max: q.o.Batch, Cap: s.site.limits.connections,
+		For: q.o.Lease, Backoff: q.o.Retry,
+	}
 }
 
 // keep extends the leases of open sessions, and stops a session that lost its own.
@@ -388,7 +497,7 @@ func (q *Queue) sweepOnce(ctx context.Context) error {
 	now := q.o.Clock()
 	q.mu.Lock()
 	q.sites.prune(now)
-	unreached := q.sites.unreached()
+	unreached := q.sites.unreached(now)
 	q.mu.Unlock()
 	err := q.sweepQuery(ctx, store.Query{ExpiresBy: now}, func(e store.Envelope) bool {
 		untried := e.State == store.Ready && e.Attempts == 0 && !slices.Contains(unreached, e.Dest)

@@ -25,6 +25,7 @@ type session struct {
 	more chan bool // to an idle session: true = there is mail, false = make room
 
 	since time.Time
+	begun time.Time // of the envelope that is being sent
 
 	// Guarded by q.mu.
 	token   store.Token
@@ -56,6 +57,7 @@ func (s *session) mail(yield func(store.Envelope) bool) {
 				continue
 			}
 			s.q.o.Count(Attempt)
+			s.begun = s.q.o.Clock()
 			if !yield(e) {
 				return
 			}
@@ -66,10 +68,13 @@ func (s *session) mail(yield func(store.Envelope) bool) {
 // lease finishes the last batch and takes the next one, waiting a moment for it.
 func (s *session) lease() bool {
 	for s.finish() && s.mayGoOn() {
-		b, err := s.q.o.Store.Lease(s.ctx, store.LeaseRequest{
-			Node: s.q.o.Node, Dest: s.dest, Max: s.q.o.Batch, Cap: s.q.o.Concurrency.PerDestination,
-			For: s.q.o.Lease, Backoff: s.q.o.Retry,
-		})
+		if !s.q.allowed(s) {
+			if s.taken == 0 || !s.q.linger(s) {
+				return false
+			}
+			continue
+		}
+		b, err := s.q.o.Store.Lease(s.ctx, s.q.request(s))
 		s.q.leased(s, b)
 		switch {
 		case errors.Is(err, store.ErrNoSlot):
@@ -105,8 +110,10 @@ func (s *session) mayGoOn() bool {
 	}
 	s.q.mu.Lock()
 	defer s.q.mu.Unlock()
-	long := s.taken >= quantum || s.q.o.Clock().Sub(s.since) >= stay
-	return !s.q.pause.on && !(long && s.q.sites.wanted) && s.site.open <= s.site.window
+	v, now := s.site, s.q.o.Clock()
+	long := s.taken >= quantum || now.Sub(s.since) >= stay
+	full := v.limits.messages > 0 && s.taken >= v.limits.messages
+	return !s.q.pause.on && !full && !(long && (s.q.sites.wanted || v.wanted)) && v.open <= v.window && !now.Before(v.until)
 }
 
 // done takes the outcome of an envelope of the batch.

@@ -53,9 +53,6 @@ type decision struct {
 func (g *Gateway) read(ctx context.Context, sender *policy.Sender, msg *mail.Message) reading {
 	r := g.readAs(ctx, sender, msg)
 	approved, err := g.registry.HostsApproved(ctx, g.foreign(r.doc.Hosts()))
-	if err == nil {
-		err = g.store.Check(ctx)
-	}
 	if err != nil {
 		g.log.Error("records unreadable", "err", err)
 		return r // its records stay unavailable

@@ -186,10 +186,12 @@ type conn struct {
 	net.Conn
 	clients *clients
 	mu      sync.Mutex
-	quota   int64 // bytes a stranger may still send; negative: no limit. Guarded by mu
-	broken  error // guarded by mu
-	busy    bool  // in the middle of a message; guarded by mu
-	last    bool  // to be ended as soon as it is not busy; guarded by mu
+	quota   int64         // bytes a stranger may still send; negative: no limit. Guarded by mu
+	broken  error         // guarded by mu
+	busy    bool          // in the middle of a message; guarded by mu
+	last    bool          // to be ended as soon as it is not busy; guarded by mu
+	pause   time.Duration // that a client may make in a message; guarded by mu
+	end     time.Time     // nobody may send one message for longer; guarded by mu
 }
 
 func (c *conn) Read(b []byte) (int, error) {
@@ -205,6 +207,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	if quota > 0 && int64(len(b)) > quota {
 		b = b[:quota]
 	}
+	c.wait()
 	n, err := c.Conn.Read(b)
 	if err != nil {
 		return n, c.fail(err)
@@ -231,11 +234,36 @@ func (c *conn) welcome() {
 	c.mu.Unlock()
 }
 
-// work marks the beginning and end of a message.
-func (c *conn) work(busy bool) {
+// messageTime is how many pauses a whole message may take.
+const messageTime = 4
+
+// work marks the beginning of a message, in which the client may pause for so
+// long at a time: go-smtp sets the deadline only once for a whole body.
+func (c *conn) work(pause time.Duration) {
 	c.mu.Lock()
-	c.busy = busy
+	c.busy, c.pause, c.end = true, pause, time.Now().Add(messageTime*pause)
 	c.mu.Unlock()
+}
+
+// rest marks the end of a message.
+func (c *conn) rest() {
+	c.mu.Lock()
+	c.busy = false
+	c.mu.Unlock()
+}
+
+// wait sets the deadline of one read inside a message.
+func (c *conn) wait() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.busy {
+		return
+	}
+	next := time.Now().Add(c.pause)
+	if next.After(c.end) {
+		next = c.end
+	}
+	c.Conn.SetReadDeadline(next)
 }
 
 func (c *conn) drain() {

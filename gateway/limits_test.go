@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -56,13 +57,52 @@ func TestStrangerQuota(t *testing.T) {
 	}
 }
 
+// A client that keeps sending is waited for, one that stops is not, and none
+// may go on for ever.
+func TestPausesInAMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const pause = time.Minute
+		for name, c := range map[string]struct {
+			every time.Duration
+			reads int
+		}{"steady": {pause / 2, 2*messageTime - 1}, "stalled": {2 * pause, 0}} {
+			client, door, _ := pipe(t)
+			door.welcome()
+			door.work(pause)
+			over := make(chan struct{})
+			go func() {
+				for {
+					select {
+					case <-over:
+						return
+					case <-time.After(c.every):
+					}
+					client.Write([]byte("x"))
+				}
+			}()
+			reads := 0
+			for {
+				if _, err := door.Read(make([]byte, 10)); err != nil {
+					break
+				}
+				reads++
+			}
+			if reads < c.reads || reads > c.reads+1 {
+				t.Errorf("%s: %d reads, want %d", name, reads, c.reads)
+			}
+			client.Close()
+			close(over)
+		}
+	})
+}
+
 func TestDrainEndsIdleConversationsOnly(t *testing.T) {
 	_, idle, cs := pipe(t)
 	client, server := net.Pipe()
 	busy := &conn{Conn: server, clients: cs, quota: -1}
 	cs.add(busy)
 	defer client.Close()
-	busy.work(true)
+	busy.work(time.Minute)
 	cs.drain()
 	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("idle: %v", err)
@@ -72,7 +112,7 @@ func TestDrainEndsIdleConversationsOnly(t *testing.T) {
 	if _, err := busy.Read(make([]byte, 1)); err != nil {
 		t.Errorf("in the middle of a message: %v", err)
 	}
-	busy.work(false)
+	busy.rest()
 	busy.SetReadDeadline(time.Now().Add(time.Minute)) // go-smtp waits for the next command
 	if _, err := busy.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("after the message: %v", err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -342,9 +343,9 @@ func (s *session) Data(r io.Reader) (err error) {
 			err = smtpReply("HG-S902", "")
 		}
 	}()
-	s.socket().work(true)
-	defer s.socket().work(false)
-	body := &bodyReader{s: s, r: r, end: time.Now().Add(4 * time.Duration(s.g.cfg.Limits.Timeout))}
+	s.socket().work(time.Duration(s.g.cfg.Limits.Timeout))
+	defer s.socket().rest()
+	body := &bodyReader{s: s, r: r}
 	defer body.done()
 	sub, ok := s.submission()
 	if !ok {
@@ -388,6 +389,8 @@ func (s *session) bodyError(ctx context.Context, sub Submission, err error, chun
 		s.partWith(s.g.turnDown(ctx, sub, malformed(err, id), ""))
 	case errors.Is(err, smtp.ErrTooLongLine):
 		s.partWith(s.g.turnDown(ctx, sub, Reply{550, "5.6.0", "Line longer than 1 MiB", id}, ""))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.say(421, "4.4.2", "Waited too long for the message")
 	}
 	s.conn.Close()
 	return &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 4, 2}, Message: "Message broke off"}
@@ -414,29 +417,17 @@ func (s *session) say(status int, enhanced, text string) {
 	fmt.Fprintf(c, "%d %s %s\r\n", status, enhanced, text)
 }
 
-// bodyReader reads a body within the limits of size, memory and time.
+// bodyReader reads a body within the limits of size and memory.
 type bodyReader struct {
 	s        *session
 	r        io.Reader
-	end      time.Time // nobody may send one message for longer
 	reserved int64
-}
-
-// Read gives the client another while to send, as go-smtp sets the deadline
-// only once for a whole body.
-func (b *bodyReader) Read(p []byte) (int, error) {
-	next := time.Now().Add(time.Duration(b.s.g.cfg.Limits.Timeout))
-	if next.After(b.end) {
-		next = b.end
-	}
-	b.s.conn.Conn().SetReadDeadline(next)
-	return b.r.Read(p)
 }
 
 // readAll returns the body with canonical line ends; a bare CR or LF ends it.
 func (b *bodyReader) readAll() ([]byte, error) {
 	limit := int64(b.s.g.cfg.Limits.MessageSize)
-	lines := mail.NewCanonicalReader(b, mail.RefuseBare)
+	lines := mail.NewCanonicalReader(b.r, mail.RefuseBare)
 	var data []byte
 	for {
 		if len(data) == cap(data) {

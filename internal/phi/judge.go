@@ -132,6 +132,11 @@ func (d *Document) view(c Context) view {
 		v.reader = .3
 		against("merge slots are unfilled: a template")
 	}
+	if c.Segment != "" { // what the sender declares counts, whatever the text is about
+		var declared segment
+		declared.read(d.scanner.lx, c.Segment)
+		v.topic = declared.topic
+	}
 	g := d.segment
 	for _, tag := range []string{c.Segment, c.Campaign} {
 		if tag != "" {
@@ -212,7 +217,7 @@ func roleAddress(a policy.Address) bool {
 
 // tierWeight is how surely a term is a health fact, for a health sender.
 func tierWeight(t *lexicon.Term) float32 {
-	x := sensitive(t.Topic) != lexicon.NoTopic
+	x := t.Topic > lexicon.Special
 	switch t.Tier {
 	case lexicon.Specific:
 		switch {
@@ -331,7 +336,7 @@ func (d *Document) score(v *view, c Context) (Relation, float32) {
 				top = *t
 			}
 			if t.score >= .35 {
-				v.topic = max(v.topic, sensitive(t.topic))
+				v.topic = max(v.topic, d.sensitive(t.topic))
 			}
 			if t.tied >= .5 && t.score >= .6 {
 				miss *= 1 - t.score
@@ -359,7 +364,7 @@ func (d *Document) score(v *view, c Context) (Relation, float32) {
 		score = min(score, .59)
 	}
 	if score >= .35 && d.sender.topic != lexicon.NoTopic && v.trade == tradeHealth {
-		v.topic = max(v.topic, sensitive(d.sender.topic))
+		v.topic = max(v.topic, d.sensitive(d.sender.topic))
 	}
 	return top.relation(), score
 }

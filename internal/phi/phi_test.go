@@ -222,6 +222,11 @@ func TestTopicAndSubject(t *testing.T) {
 	if plain.Band > policy.PHIMedium || plain.Topic != policy.TopicGeneral || plain.Subject != policy.SubjectClean {
 		t.Errorf("knee: %+v", plain)
 	}
+	clinic.Segment = "hiv-program"
+	declared := s.Read(context.Background(), mailOf("Hello", "Your knee surgery is on 3/4/2026 at 9:00.")).Judge(clinic)
+	if declared.Topic != policy.TopicSensitive {
+		t.Errorf("a sensitive segment with another text: %+v", declared)
+	}
 }
 
 func TestFeatures(t *testing.T) {

@@ -64,6 +64,7 @@ func (r *reader) countText(t *text, p *extract.Part) {
 		if t.cues[i]&lexicon.Job != 0 {
 			c.jobs++
 		}
+		d.bodily = d.bodily || t.cues[i]&lexicon.BodyCare != 0
 		if t.cues[i]&lexicon.English != 0 {
 			c.english++
 		}
@@ -312,15 +313,21 @@ func (g *segment) read(lx *lexicon.Lexicon, tag string) {
 		m := t.mentions[i].term
 		if m.Tier == lexicon.Specific || m.Tier == lexicon.Caring {
 			g.health = max(g.health, tierWeight(m))
-			g.topic = max(g.topic, sensitive(m.Topic))
+			g.topic = max(g.topic, m.Topic)
 		}
 	}
 }
 
-// sensitive drops topics that no law singles out.
-func sensitive(t lexicon.Topic) lexicon.Topic {
-	if t == lexicon.Special {
+// sensitive drops topics that no law singles out, and settles those that hang on
+// the rest of the mail.
+func (d *Document) sensitive(t lexicon.Topic) lexicon.Topic {
+	switch {
+	case t == lexicon.Special, d.bodily && (t == lexicon.Talk || t == lexicon.Rehab):
 		return lexicon.NoTopic
+	case t == lexicon.Talk:
+		return lexicon.Mental
+	case t == lexicon.Rehab:
+		return lexicon.Substance
 	}
 	return t
 }

@@ -217,7 +217,7 @@ func roleAddress(a policy.Address) bool {
 
 // tierWeight is how surely a term is a health fact, for a health sender.
 func tierWeight(t *lexicon.Term) float32 {
-	x := sensitive(t.Topic) != lexicon.NoTopic
+	x := t.Topic > lexicon.Special
 	switch t.Tier {
 	case lexicon.Specific:
 		switch {
@@ -250,7 +250,7 @@ func (d *Document) health(f *fact, v view) float32 {
 	case f.term.Tier == lexicon.Weak && d.employment && f.who == addressee:
 		h = .3
 	}
-	if d.sender.topic != lexicon.NoTopic && v.trade == tradeHealth && f.r >= .9 && !f.generic {
+	if d.sender.topic != lexicon.NoTopic && v.trade == tradeHealth && f.r >= .9 && !f.generic && !d.employment {
 		h = max(h, .8) // any personal mail from such a sender shows the care
 	}
 	return h
@@ -336,7 +336,7 @@ func (d *Document) score(v *view, c Context) (Relation, float32) {
 				top = *t
 			}
 			if t.score >= .35 {
-				v.topic = max(v.topic, sensitive(t.topic))
+				v.topic = max(v.topic, d.sensitive(t.topic))
 			}
 			if t.tied >= .5 && t.score >= .6 {
 				miss *= 1 - t.score
@@ -364,7 +364,7 @@ func (d *Document) score(v *view, c Context) (Relation, float32) {
 		score = min(score, .59)
 	}
 	if score >= .35 && d.sender.topic != lexicon.NoTopic && v.trade == tradeHealth {
-		v.topic = max(v.topic, sensitive(d.sender.topic))
+		v.topic = max(v.topic, d.sensitive(d.sender.topic))
 	}
 	return top.relation(), score
 }

@@ -76,6 +76,7 @@ type Document struct {
 	gate        bool            // a record or beneficiary number beside a name
 	subjectPHI  bool            // the subject shows a health word or a strong identifier
 	animals     bool
+	bodily      bool // speaks of the body: its therapists are not those of the mind
 	employment  bool // speaks of work at the sender
 	note        bool // short, to one person, without the marks of bulk mail
 	unfilled    bool // merge slots that no tool filled
@@ -249,6 +250,7 @@ func (r *reader) envelope() {
 		return
 	}
 	d.sender = profile(r.scanner.lx, from[0])
+	d.bodily = d.sender.bodily
 	if as := addresses(from[0]); len(as) > 0 {
 		_, r.ownDomain, _ = strings.Cut(strings.ToLower(as[0].address), "@")
 		d.sender.domain = r.ownDomain
@@ -344,6 +346,7 @@ type senderProfile struct {
 	animals bool
 	shop    bool
 	topic   lexicon.Topic
+	bodily  bool // cares for the body: physical therapy, stroke rehab
 	domain  string
 }
 
@@ -365,9 +368,11 @@ func profile(lx *lexicon.Lexicon, from string) (p senderProfile) {
 		p.health = p.health || t.cues[i]&lexicon.SenderHealth != 0
 		p.animals = p.animals || t.cues[i]&lexicon.Animal != 0
 		p.shop = p.shop || t.cues[i]&lexicon.Shop != 0
-		if _, n, _ := lx.Step(0, t.tokens[i].stem); n > 0 && lx.Term(n).Sender > p.topic {
-			p.topic = lx.Term(n).Sender
-		}
+		p.bodily = p.bodily || t.cues[i]&lexicon.BodyCare != 0
+		p.topic = max(p.topic, t.sender(lx, i))
+	}
+	if p.bodily && (p.topic == lexicon.Talk || p.topic == lexicon.Rehab) {
+		p.topic = lexicon.NoTopic
 	}
 	lower := strings.ToLower(from)
 	for _, w := range healthNames {
@@ -375,4 +380,16 @@ func profile(lx *lexicon.Lexicon, from string) (p senderProfile) {
 	}
 	p.animals = p.animals || strings.Contains(lower, "animalh") || strings.Contains(lower, "petc") || strings.Contains(lower, "paws")
 	return p
+}
+
+// sender returns what a sender cares for by the phrases that begin at token i.
+func (t *text) sender(lx *lexicon.Lexicon, i int) (topic lexicon.Topic) {
+	var state uint64
+	for on := true; on && i < len(t.tokens); i++ {
+		var n int
+		if state, n, on = lx.Step(state, t.tokens[i].stem); n > 0 {
+			topic = max(topic, lx.Term(n).Sender)
+		}
+	}
+	return topic
 }

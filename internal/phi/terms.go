@@ -36,6 +36,8 @@ type sensitivity struct{ topic lexicon.Topic }
 
 var topicWords = []string{"none", "hiv", "substance", "mental", "reproductive", "genetic"}
 
+var topics = []lexicon.Topic{lexicon.NoTopic, lexicon.HIV, lexicon.Substance, lexicon.Mental, lexicon.Reproductive, lexicon.Genetic}
+
 // Words lists the values for schema and messages.
 func (sensitivity) Words() []string { return topicWords }
 
@@ -43,7 +45,7 @@ func (sensitivity) Words() []string { return topicWords }
 func (s *sensitivity) UnmarshalText(b []byte) error {
 	for i, w := range topicWords {
 		if w == string(b) {
-			s.topic = lexicon.Topic(i)
+			s.topic = topics[i]
 			return nil
 		}
 	}

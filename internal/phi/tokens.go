@@ -1,6 +1,8 @@
 package phi
 
 import (
+	"slices"
+
 	"github.com/phigate/phigate/internal/phi/extract"
 	"github.com/phigate/phigate/internal/phi/lexicon"
 )
@@ -271,19 +273,30 @@ func (t *text) match(lx *lexicon.Lexicon) {
 	}
 	t.cues = t.cues[:len(t.tokens)]
 	t.mentions, t.labels = t.mentions[:0], t.labels[:0]
-	hidden := 0 // tokens before it lie inside a mention
 	for i := range t.tokens {
 		t.cues[i] = 0
 		if !lx.First(t.tokens[i].stem) {
 			continue
 		}
-		best, end := t.longest(lx, i)
-		if best != nil && i >= hidden {
-			hidden = end
-			if best.Kind != lexicon.Figure {
-				t.mentions = append(t.mentions, mention{best, int32(i), int32(end), t.tokens[i].sentence})
-			}
+		if best, end := t.longest(lx, i); best != nil {
+			t.mention(mention{best, int32(i), int32(end), t.tokens[i].sentence})
 		}
+	}
+	t.mentions = slices.DeleteFunc(t.mentions, func(m mention) bool { return m.term.Kind == lexicon.Figure })
+}
+
+// mention keeps a term. Of two that overlap the longer wins, of two as long the
+// surer: "your physical therapist" is a therapist, not an annual physical.
+func (t *text) mention(m mention) {
+	n := len(t.mentions)
+	if n == 0 || m.first >= t.mentions[n-1].last {
+		t.mentions = append(t.mentions, m)
+		return
+	}
+	old := &t.mentions[n-1]
+	a, b := m.last-m.first, old.last-old.first
+	if a > b || a == b && m.term.Kind != lexicon.Figure && (old.term.Kind == lexicon.Figure || m.term.Tier < old.term.Tier) {
+		*old = m
 	}
 }
 

@@ -59,18 +59,22 @@ const tierLetters = "-SCWAG"
 // Topic marks the sensitive subjects.
 type Topic uint8
 
-// The topics. HIV holds all sexually transmitted infections.
+// The topics, the surer the later. HIV holds all sexually transmitted
+// infections. Talk and Rehab hang on the rest of the mail: a therapist may be
+// one of the body.
 const (
 	NoTopic Topic = iota
+	Special       // serious, not sensitive by law: cancer, dialysis, hospice
+	Talk          // Mental unless the mail speaks of the body
+	Rehab         // Substance unless the mail speaks of the body
 	HIV
 	Substance
 	Mental
 	Reproductive
 	Genetic
-	Special // serious, not sensitive by law: cancer, dialysis, hospice
 )
 
-var topicNames = []string{"", "hiv", "substance", "mental", "repro", "genetic", "special"}
+var topicNames = []string{"", "special", "talk", "rehab", "hiv", "substance", "mental", "repro", "genetic"}
 
 // Cue is a set of what a word or phrase tells about the sentence it stands in.
 type Cue uint64
@@ -113,6 +117,7 @@ const (
 	Job
 	Facility
 	Clinician
+	BodyCare
 )
 
 var cueNames = map[string]Cue{
@@ -123,7 +128,7 @@ var cueNames = map[string]Cue{
 	"title provider": TitleProvider, "title person": TitlePerson, "sender health": SenderHealth,
 	"list patient": ListPatient, "list open": ListOpen,
 	"cue stop": Stop, "cue offer": Offer, "cue month": Month, "cue weekday": Weekday, "cue unit": Unit, "cue greeting": Greeting,
-	"cue street": Street, "cue state": State, "cue english": English, "cue meet": Meet, "cue job": Job, "cue facility": Facility, "cue clinician": Clinician,
+	"cue street": Street, "cue state": State, "cue english": English, "cue meet": Meet, "cue job": Job, "cue facility": Facility, "cue clinician": Clinician, "cue bodycare": BodyCare,
 }
 
 // Label says which identifier a word announces.
@@ -418,13 +423,14 @@ var topicStems = []struct {
 	{"alcohol", Substance}, {"cocaine", Substance}, {"opioid", Substance}, {"opiate", Substance}, {"heroin", Substance}, {"drug depend", Substance}, {"drug abuse", Substance}, {"substance", Substance}, {"amphetamine", Substance}, {"cannabis", Substance},
 	{"depress", Mental}, {"anxiety", Mental}, {"schizo", Mental}, {"bipolar", Mental}, {"psycho", Mental}, {"phobia", Mental}, {"anorexia nervosa", Mental}, {"bulimia", Mental}, {"mental", Mental}, {"personality disorder", Mental}, {"suicid", Mental},
 	{"pregnan", Reproductive}, {"infertil", Reproductive}, {"abortion", Reproductive}, {"uter", Reproductive}, {"ovarian", Reproductive}, {"placent", Reproductive}, {"eclampsia", Reproductive}, {"estradiol", Reproductive}, {"gestrel", Reproductive},
-	{"hereditary", Genetic}, {"genetic", Genetic}, {"congenital", Genetic}, {"familial", Genetic}, {"buprenorphine", Substance}, {"naltrexone", Substance}, {"methadone", Substance},
+	{"hereditary", Genetic}, {"genetic", Genetic}, {"familial", Genetic}, {"buprenorphine", Substance}, {"naltrexone", Substance}, {"methadone", Substance},
 }
 
-// topicOf finds the sensitive subject of a list entry by the stems in it.
+// topicOf finds the sensitive subject of a list entry by the stems its words
+// begin with: nonalcoholic is not alcoholic.
 func topicOf(phrase string) Topic {
 	for _, s := range topicStems {
-		if strings.Contains(phrase, s.stem) {
+		if strings.Contains(" "+phrase, " "+s.stem) {
 			return s.topic
 		}
 	}

@@ -178,7 +178,7 @@ func (c *Checker) greet(ctx context.Context, t Target, ip netip.Addr) (*talk, *F
 func (k *talk) hello(name string) (reply, *Failure) {
 	r, f := k.say("EHLO "+name, 0, "EHLO")
 	if f == nil && r.code/100 == 4 {
-		f = refused("EHLO", r.code)
+		f = refused("EHLO", r)
 	}
 	return r, f
 }
@@ -216,13 +216,13 @@ func (k *talk) expect(want int, what string) (reply, *Failure) {
 	case err != nil:
 		return r, &Failure{Class: Transport, Reason: "no proper reply to " + what, Err: err}
 	case want != 0 && r.code != want:
-		return r, refused(what, r.code)
+		return r, refused(what, r)
 	}
 	return r, nil
 }
 
-func refused(what string, code int) *Failure {
-	return &Failure{Class: Transport, Reason: fmt.Sprintf("%s answered with %d", what, code)}
+func refused(what string, r reply) *Failure {
+	return &Failure{Class: Transport, Reason: fmt.Sprintf("%s answered with %d", what, r.code), Said: r.said()}
 }
 
 // injected is a peer, or somebody before it, that speaks out of turn: what was
@@ -267,7 +267,7 @@ func (c *Checker) startTLS(ctx context.Context, k *talk, ehlo reply, t Target, e
 	case f != nil:
 		return nil, f
 	case r.code/100 == 4:
-		return nil, refused("STARTTLS", r.code)
+		return nil, refused("STARTTLS", r)
 	case r.code != 220:
 		e.Assurance = policy.AssuranceNone
 		return nil, &Failure{Class: PolicyFail, RFC: "RFC 3207 §4", TLSRPT: "starttls-not-supported", Reason: fmt.Sprintf("STARTTLS answered with %d", r.code)}

@@ -45,9 +45,21 @@ type Failure struct {
 	Code     int    // SMTP reply code for a bounce, 0 if the class is not Permanent
 	Enhanced string // enhanced status code (RFC 3463) that says the same
 	Err      error  // cause, nil if Reason says it all
+	Said     Said   // the reply that was the refusal, zero if there was none
 
 	tls bool // the peer speaks SMTP, and it is TLS that failed
 }
+
+// Said is what a peer replied. It prints as its code alone: the text may repeat
+// an address.
+type Said struct {
+	Code     int
+	Enhanced string // RFC 3463, "" if none was given
+	Text     string `json:"-"`
+}
+
+// Format prints the code under every verb.
+func (s Said) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.Code) }
 
 func (f *Failure) Error() string {
 	s := f.Class.String() + ": " + f.Reason

@@ -3,6 +3,7 @@ package tlscheck
 import (
 	"bufio"
 	"errors"
+	"regexp"
 	"strings"
 )
 
@@ -61,6 +62,24 @@ func replyLineParts(s string) (code int, more bool, text string, err error) {
 		return code, s[3] == '-', s[4:], nil
 	}
 	return 0, false, "", errReply
+}
+
+// status is an enhanced status code at the beginning of a reply's text (RFC 2034 §4).
+var status = regexp.MustCompile(`^[245]\.\d{1,3}\.\d{1,3} `)
+
+// said is the reply as a Failure carries it.
+func (r reply) said() Said {
+	s := Said{Code: r.code}
+	for i, line := range r.lines {
+		if m := status.FindString(line); m != "" {
+			s.Enhanced, line = strings.TrimSpace(m), line[len(m):]
+		}
+		if i > 0 {
+			s.Text += "\n"
+		}
+		s.Text += line
+	}
+	return s
 }
 
 func digit(b byte) bool { return '0' <= b && b <= '9' }

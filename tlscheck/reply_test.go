@@ -2,6 +2,7 @@ package tlscheck
 
 import (
 	"bufio"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -53,4 +54,17 @@ func FuzzReply(f *testing.F) {
 			t.Errorf("%+v", r)
 		}
 	})
+}
+
+func TestSaidKeepsWordsToItself(t *testing.T) {
+	f := refused("greeting", reply{421, []string{"4.7.0 pat@clinic.example", "4.7.0 waits"}})
+	if f.Said != (Said{421, "4.7.0", "pat@clinic.example\nwaits"}) {
+		t.Error("the reply is read wrongly")
+	}
+	if s := (reply{554, []string{"no"}}).said(); s != (Said{554, "", "no"}) {
+		t.Error("a reply without status is read wrongly")
+	}
+	if got := fmt.Sprintf("%v %+v %#v", f, *f, f.Said); strings.Contains(got, "pat") {
+		t.Errorf("printed %s", got)
+	}
 }

@@ -84,7 +84,8 @@ func (s *session) failure(err error, at string) *tlscheck.Failure {
 	if r.Code == 421 {
 		s.fail(errHungUp)
 	}
-	f := &tlscheck.Failure{Class: r.Class(), Reason: fmt.Sprintf("%s answered with %v", at, r)}
+	f := &tlscheck.Failure{Class: r.Class(), Reason: fmt.Sprintf("%s answered with %v", at, r),
+		Said: tlscheck.Said{Code: r.Code, Enhanced: r.Enhanced, Text: r.Text}}
 	if f.Class == tlscheck.Permanent {
 		f.Code, f.Enhanced = r.Code, r.Enhanced
 	}

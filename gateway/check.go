@@ -56,6 +56,9 @@ func (r *CheckReport) files(cfg Config, now time.Time) {
 	if _, err := rootCAs(cfg.Delivery.ExtraRoots); err != nil {
 		r.problem("%v", err)
 	}
+	if _, err := loadShaping(cfg.Delivery.Shaping); err != nil {
+		r.problem("%v", err)
+	}
 	if cfg.Portal.Address == "" {
 		r.warn("no portal is configured: mail that cannot leave safely will be refused (HG-E702, HG-E703)")
 	}

@@ -110,6 +110,7 @@ type Delivery struct {
 	ExtraRoots  string      `yaml:"extra_roots_file" doc:"PEM certificates trusted besides the system's"`
 	Retry       Retry       `yaml:"retry" doc:"when to try again"`
 	Concurrency Concurrency `yaml:"concurrency" doc:"how much at once"`
+	Shaping     string      `yaml:"shaping_file" doc:"shaping.yaml: limits of each provider and what its replies mean; the shipped one if left out"`
 	Routes      []Route     `yaml:"routes" doc:"domains that go to a named host instead of their MX"`
 }
 
@@ -213,7 +214,7 @@ func (c *Config) resolve(dir string) error {
 		c.AdminSocket = filepath.Join(c.Data, "admin.sock")
 	}
 	for _, p := range []*string{
-		&c.Data, &c.Policy, &c.Keys.Root.File, &c.Keys.Root.Passphrase, &c.AdminSocket, &c.Delivery.ExtraRoots,
+		&c.Data, &c.Policy, &c.Keys.Root.File, &c.Keys.Root.Passphrase, &c.AdminSocket, &c.Delivery.ExtraRoots, &c.Delivery.Shaping,
 		&c.Certificate.CertFile, &c.Certificate.KeyFile, &c.Portal.Certificate.CertFile, &c.Portal.Certificate.KeyFile,
 	} {
 		if *p != "" && !filepath.IsAbs(*p) {

@@ -160,6 +160,7 @@ func (g *Gateway) predict(ctx context.Context, to []recipient) map[string]policy
 	for i, domain := range domains {
 		group.Go(func() error {
 			if p, err := g.tls.Posture(ctx, domain); err == nil {
+				g.providers.learn(p)
 				found[i] = p.Best // delivery passes by hosts below the floor
 			}
 			return nil

@@ -82,6 +82,7 @@ type Gateway struct {
 	memory    *memory
 	failures  *failures
 	campaigns *campaigns
+	providers *providers
 	clients   *clients
 
 	smtp    []bound // set by Listen
@@ -105,6 +106,7 @@ func Open(ctx context.Context, cfg Config, o Options) (*Gateway, error) {
 		cfg: cfg, build: o.Build, log: o.Log, clock: o.Clock, verb: o.Verb,
 		memory:    newMemory(int64(cfg.Limits.Memory)),
 		campaigns: newCampaigns(),
+		providers: newProviders(),
 		metrics:   newMetrics(),
 	}
 	g.clients = &clients{limit: cfg.Limits.Connections, turned: g.metrics.turnedAway.Inc, open: map[*conn]struct{}{}}
@@ -159,7 +161,7 @@ func (g *Gateway) TLS() *tlscheck.Checker { return g.tls }
 // rules is the policy in force.
 func (g *Gateway) rules() *policy.Policy { return g.policy.Load() }
 
-// loadFiles reads policy and certificates, at start and at each reload; on an
+// loadFiles reads policy, shaping and certificates, at start and at each reload; on an
 // error what was in force stays.
 func (g *Gateway) loadFiles() error {
 	rules, err := LoadPolicy(g.cfg.Policy, g.clock())
@@ -187,6 +189,14 @@ func (g *Gateway) loadFiles() error {
 	scanner, err := newScanner(rules, g.cfg.Policy)
 	if err != nil {
 		return err
+	}
+	shaping, err := loadShaping(g.cfg.Delivery.Shaping)
+	if err != nil {
+		return err
+	}
+	g.providers.reshape(shaping)
+	if g.queue != nil {
+		g.queue.Reshape(shaping)
 	}
 	g.policy.Store(rules)
 	g.cert.Store(cert)

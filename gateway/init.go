@@ -23,8 +23,8 @@ import (
 // certificateFor is how long the certificate that Init makes is valid.
 const certificateFor = 825 * 24 * time.Hour
 
-// Init writes a site into dir: gateway.yaml, policy.yaml with its tests, the
-// schemas of both, a root key and a self-signed certificate for host. It
+// Init writes a site into dir: gateway.yaml, policy.yaml with its tests,
+// shaping.yaml, the schemas of these, a root key and a self-signed certificate for host. It
 // overwrites nothing; what exists already is an error, and then nothing is written.
 func Init(dir, host string, now time.Time) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -48,6 +48,8 @@ func Init(dir, host string, now time.Time) error {
 		{"policy.yaml", configs.Policy, 0o644},
 		{"policy.schema.json", configs.PolicySchema, 0o644},
 		{"policy_test.yaml", configs.PolicyTest, 0o644},
+		{"shaping.yaml", configs.Shaping, 0o644},
+		{"shaping.schema.json", configs.ShapingSchema, 0o644},
 		{"tls.crt", cert, 0o644},
 		{"tls.key", key, 0o600},
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/phigate/phigate/internal/audit"
 )
 
-// Reload reads policy and certificates again. A policy with a mistake, one that
+// Reload reads policy, shaping and certificates again. A policy with a mistake, one that
 // could leak or one that fails its tests changes nothing: the old one stays, and
 // the log says why.
 func (g *Gateway) Reload(ctx context.Context) error {

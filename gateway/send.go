@@ -58,7 +58,20 @@ func (g *Gateway) attempt(ctx context.Context, l *line, e store.Envelope) queue.
 	if err == nil && reply.Accepted() {
 		return g.delivered(e, reply, evidence)
 	}
-	return g.failed(ctx, e, reply, evidence, err)
+	reply = heard(reply, err)
+	out := g.failed(ctx, e, reply, evidence, err)
+	out.Words = queue.Words(reply.Text)
+	return out
+}
+
+// heard is what the peer said: its reply to the message, or the refusal that
+// ended the conversation before.
+func heard(r delivery.Reply, err error) delivery.Reply {
+	var f *tlscheck.Failure
+	if r.Code == 0 && errors.As(err, &f) {
+		return delivery.Reply{Code: f.Said.Code, Enhanced: f.Said.Enhanced, Text: f.Said.Text}
+	}
+	return r
 }
 
 // recheck decides again with the records of now and the findings of then.
@@ -333,6 +346,7 @@ func (l *line) serves(f policy.Floor) bool {
 func (l *line) dial(ctx context.Context, f policy.Floor) error {
 	plan, err := l.g.tls.Plan(ctx, l.domain, f)
 	if err == nil {
+		l.g.providers.learn(plan.Posture)
 		err = l.dialAny(ctx, plan)
 	}
 	if err == nil || tlscheck.ClassOf(err) != tlscheck.PolicyFail || plan == nil {
@@ -408,6 +422,7 @@ func (g *Gateway) newQueue() (*queue.Queue, error) {
 		Concurrency: queue.Concurrency{Total: d.Concurrency.Total, PerDestination: d.Concurrency.PerDestination},
 		Retry:       store.Backoff{First: time.Duration(d.Retry.First), Max: time.Duration(d.Retry.Max)},
 		Lifetime:    time.Duration(d.Retry.GiveUp), Drain: drainFor, Log: g.log,
+		Site: g.providers.site, Shaping: g.providers.current(),
 		Count: func(e queue.Event) { g.metrics.queue.WithLabelValues(string(e)).Inc() },
 	})
 }

@@ -304,12 +304,12 @@ func (q *Queue) learn(s *session, o Outcome) (stop bool) {
 	}
 	r := q.sites.shaping.rule(v.name, o.LastReply, o.Words)
 	switch {
+	case r != nil: // a server that says why does not count as dead
+		q.obey(s, r, o.LastReply, now)
+		return r.do != slow || o.Down
 	case o.Down:
 		q.sites.down(v, s.dest, now)
 		return true
-	case r != nil:
-		q.obey(s, r, o.LastReply, now)
-		return r.do != slow
 	case o.Next == store.Finish && o.LastReply != "": // not what became something else here
 		v.success(s.dest, now)
 	}

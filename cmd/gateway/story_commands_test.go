@@ -35,7 +35,7 @@ func storyCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"mx": (*story).cmdMX, "fault": (*story).cmdFault, "sts": (*story).cmdSTS, "dns": (*story).cmdDNS,
 		"consent": (*story).cmdConsent, "partner": (*story).cmdPartner, "suppress": (*story).cmdSuppress, "gateway": (*story).cmdGateway,
 		"submit": (*story).cmdSubmit, "talk": (*story).cmdTalk, "settle": (*story).cmdSettle, "advance": (*story).cmdAdvance,
-		"received": (*story).cmdReceived, "show": (*story).cmdShow, "audit": (*story).cmdAudit, "retries": (*story).cmdRetries, "await": (*story).cmdAwait,
+		"received": (*story).cmdReceived, "show": (*story).cmdShow, "audit": (*story).cmdAudit, "next-try": (*story).cmdNextTry, "await": (*story).cmdAwait,
 		"pickup": (*story).cmdPickup, "guess": (*story).cmdGuess, "scanner": (*story).cmdScanner, "link": (*story).cmdLink,
 		"disk": (*story).cmdDisk, "crash": (*story).cmdCrash, "body": (*story).cmdBody, "hold": (*story).cmdHold, "password": (*story).cmdPassword,
 		"site":     func(s *story, _ *testscript.TestScript, _ []string) error { return s.start() },
@@ -575,19 +575,26 @@ func (s *story) cmdAwait(_ *testscript.TestScript, args []string) error {
 	return errors.New("it did not happen")
 }
 
-func (s *story) cmdRetries(ts *testscript.TestScript, args []string) error {
-	rows, err := s.rows(args[0])
-	var last time.Time
-	for _, e := range rows {
-		if e.Kind != audit.Deferred && e.Kind != audit.Delivered {
+// cmdNextTry checks in how many minutes the queue will try an address again.
+func (s *story) cmdNextTry(ts *testscript.TestScript, args []string) error {
+	least, err1 := strconv.Atoi(args[1])
+	most, err2 := strconv.Atoi(args[2])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	for _, m := range s.submitted {
+		rows, err := s.site.Queue().Show(s.ctx, m.id)
+		if err != nil || m.address != args[0] {
 			continue
 		}
-		if !last.IsZero() {
-			fmt.Fprintf(ts.Stdout(), "%d\n", int(e.Time.Sub(last).Minutes()))
+		in := rows[0].Due.Sub(s.now()).Minutes()
+		fmt.Fprintf(ts.Stdout(), "in %.1f minutes\n", in)
+		if in < float64(least) || in > float64(most) {
+			return errors.New("at another time")
 		}
-		last = e.Time
+		return nil
 	}
-	return err
+	return errors.New("nothing waits for this address")
 }
 
 func (s *story) cmdDisk(_ *testscript.TestScript, args []string) error {

@@ -72,7 +72,7 @@ import (
 //	show ADDRESS          the last mail in it, as it arrived
 //	audit ADDRESS         its rows of the log: event and code
 //	await ADDRESS EVENT   wait until the log has such a row
-//	retries ADDRESS       the minutes between its attempts
+//	next-try ADDRESS MIN MAX   in how many minutes the queue will try it again
 //
 //	pickup ADDRESS        follow the link of its last notice as a person does, and print the page
 //	guess ADDRESS N       ask for a code and type in another one N times; prints each status

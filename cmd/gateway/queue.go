@@ -47,8 +47,8 @@ func (c *command) queueList() *cobra.Command {
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, _ []string, _ input) error {
 		return list(c, *asJSON, "ENVELOPE\tSTATE\tCODE\tSENDER\tDESTINATION\tDUE\tTRIES\tLAST", g.Queue().List(ctx, f.selection(nil)),
 			func(r queue.Row) string {
-				return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s", r.Envelope, r.State, r.Code, cut(r.Sender, 14), cut(r.Destination, 24),
-					r.Due.Format("01-02 15:04:05"), r.Attempts, r.LastReply)
+				return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s", r.Envelope, r.State, r.Code, cut(r.Sender, 12), cut(r.Destination, 20),
+					r.Due.Format("01-02 15:04"), r.Attempts, r.LastReply)
 			})
 	}})
 }

@@ -177,7 +177,7 @@ func (c *command) consentShow() *cobra.Command {
 		}
 		return list(c, *asJSON, "TYPE\tSTATE\tSIGNED\tENDS\tPURPOSES\tLACKS", given(rows), func(s registry.ConsentState) string {
 			return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s", s.Type, s.State, day(s.SignedAt), day(s.ExpiresAt),
-				strings.Join(s.Purposes, ";"), strings.Join(s.Missing, ", "))
+				cut(strings.Join(s.Purposes, ";"), 18), cut(strings.Join(s.Missing, ", "), 22))
 		})
 	}})
 }

@@ -11,7 +11,8 @@
 // cost nothing here. Destinations do not wait for one another: a free worker goes
 // to the one with the fewest sessions, mail of the prompt lane first; one that
 // cannot be reached is left alone for a while. Domains of one provider share a
-// site, which has limits and a pace of its own: see [Shaping]. When the store
+// site, which has limits and a pace of its own: see [Shaping]. At one destination
+// senders and their campaigns take turns, so that none waits for the end of another. When the store
 // fails everything pauses, for mail that is sent but not recorded is sent twice.
 //
 // [Queue.List], [Queue.Retry], [Queue.Hold], [Queue.Release] and [Queue.Cancel]

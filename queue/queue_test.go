@@ -127,7 +127,7 @@ func (w *world) accept(dest string, n int, change func(*store.Envelope)) (ids []
 		if change != nil {
 			change(&e)
 		}
-		fx := store.Effects{Messages: []store.NewMessage{{Message: m, Body: []byte("x"), Envelopes: []store.Envelope{e}}}}
+		fx := store.Effects{Messages: []store.NewMessage{{Message: e.Message, Body: []byte("x"), Envelopes: []store.Envelope{e}}}}
 		if err := w.mem.Apply(w.Context(), fx); err != nil {
 			w.Fatal(err)
 		}
@@ -339,6 +339,42 @@ func TestFairness(t *testing.T) {
 		w.stop()
 		if n := len(w.tried("slow.example")); n < 360 {
 			w.Errorf("the campaign got only %d through", n)
+		}
+	})
+}
+
+// At one destination a sender's large campaign does not keep another sender's
+// mail, or another campaign, waiting; not even at one message in ten seconds.
+func TestSendersTakeTurns(t *testing.T) {
+	story(t, func(o *Options) {
+		o.Concurrency = Concurrency{10, 2}
+		o.Shaping = shaping(t, `{version: 1, default: {rate: 6/min}}`)
+	}, func(w *world) {
+		w.accept("a.example", 400, nil)
+		w.start()
+		w.pass(10 * time.Minute)
+		begin := time.Now()
+		by := func(sender, campaign string) []store.EnvelopeID {
+			return w.accept("a.example", 3, func(e *store.Envelope) { e.Message.Sender, e.Message.Campaign = sender, campaign })
+		}
+		late := append(by("mailer-b", "spring"), by("mailer-a", "summer")...)
+		w.pass(3 * time.Minute)
+		w.stop()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		others := 0
+		for _, a := range w.attempts {
+			if a.at.Before(begin) {
+				continue
+			}
+			if slices.Contains(late, a.id) {
+				late = slices.DeleteFunc(late, func(id store.EnvelopeID) bool { return id == a.id })
+			} else {
+				others++
+			}
+		}
+		if len(late) > 0 || others < 6 {
+			w.Errorf("%d of 6 wait for the campaign, which got %d in 3 minutes", len(late), others)
 		}
 	})
 }

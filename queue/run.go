@@ -260,6 +260,7 @@ func (q *Queue) leased(s *session, b store.Batch) {
 	}
 	s.site.next = s.site.next.Add(time.Duration(len(b.Envelopes)-1) * s.site.rate(q.o.Clock()).Every())
 	s.token, s.until = b.Token, b.Until
+	s.site.dest(s.dest).turn = store.FlowOf(b.Envelopes[len(b.Envelopes)-1].Message)
 	q.Kick()
 }
 
@@ -356,7 +357,7 @@ func (q *Queue) request(s *session) store.LeaseRequest {
 	defer q.mu.Unlock()
 	return store.LeaseRequest{
 		Node: q.o.Node, Dest: s.dest, Max: q.o.Batch, Cap: s.site.limits.connections,
-		For: q.o.Lease, Backoff: q.o.Retry,
+		For: q.o.Lease, Backoff: q.o.Retry, After: s.site.dest(s.dest).turn,
 	}
 }
 

@@ -44,6 +44,22 @@ func (b Backoff) Wait(id EnvelopeID, attempt int) time.Duration {
 	return time.Duration(float64(wait) * (0.8 + 0.4*float64(h.Sum32())/math.MaxUint32))
 }
 
+// Flows is how many flows there are; they are numbered from 0.
+const Flows = 255
+
+// FlowOf is the flow of a message, by which envelopes of one destination take
+// turns: that of its sender and campaign. Two campaigns share a flow, and then
+// wait for each other, with a chance of one in Flows.
+func FlowOf(m Message) uint8 {
+	h := fnv.New32a()
+	h.Write([]byte(m.Sender + "\x00" + m.Campaign))
+	return uint8(h.Sum32() % Flows)
+}
+
+// Behind is how many turns flow comes after the flow that had its turn last; it
+// sorts flows into the order of Lease.
+func Behind(after, flow uint8) int { return (int(flow) - int(after) - 1 + 2*Flows) % Flows }
+
 // Recovered is when an envelope whose lease died with its process falls due:
 // at once if that was its first attempt, for a restart should not delay a whole
 // campaign; otherwise when the lease said, so that mail which kills the process

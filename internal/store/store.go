@@ -230,6 +230,7 @@ type LeaseRequest struct {
 	Cap     int           // live leases the destination may have
 	For     time.Duration // how long the lease lives unless extended
 	Backoff Backoff
+	After   uint8 // the flow that had its turn last at this destination ([FlowOf])
 }
 
 // Token proves a lease; a stale one changes nothing.
@@ -333,8 +334,10 @@ type Store interface {
 	// NextDue is when there is next something to do: a ready envelope falls due
 	// or a lease runs out. Zero if neither lies ahead.
 	NextDue(context.Context) (time.Time, error)
-	// Lease takes due envelopes of one destination, prompt ones first. It is
-	// ErrNoSlot at the cap; a Batch without envelopes if nothing is due, which
+	// Lease takes due envelopes of one destination: prompt ones first, then one
+	// of each flow in turn, from the flow behind r.After on and round again until
+	// there are r.Max; of a flow always the one due first. So no campaign waits
+	// for the end of another. It is ErrNoSlot at the cap; a Batch without envelopes if nothing is due, which
 	// took no slot.
 	Lease(context.Context, LeaseRequest) (Batch, error)
 	// Extend makes a live lease end at by from now.

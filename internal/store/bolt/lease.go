@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
+
+	"go.etcd.io/bbolt"
 
 	"github.com/phigate/phigate/internal/store"
 )
@@ -203,31 +206,76 @@ type waiting struct {
 // once.
 func (t *txn) due(now uint64, limit int) (heads []waiting) {
 	seen := map[digest]bool{}
-	for _, lane := range []byte{0, 1} {
-		t.each(tHead, []byte{lane}, nil, func(k, _ []byte) bool {
-			due := binary.BigEndian.Uint64(k[1:])
-			if due > now || len(heads) == limit {
-				return false
-			}
-			dest := digest(k[9:])
-			if seen[dest] {
-				return true
-			}
-			l := laneKey(join(dest[:], []byte{lane}))
-			first, _ := t.first(tDue, l[:])
-			if first == nil {
-				return true
-			}
-			w := waiting{lane: laneFrom(lane), due: due, key: bytes.Clone(first[dueAt+8:])}
-			if _, sealed, err := readDuty(t.get(tEnvelope, w.key)); err == nil {
-				seen[dest] = true
-				w.sealed = bytes.Clone(sealed)
-				heads = append(heads, w)
-			}
+	take := func(k []byte) bool {
+		due := binary.BigEndian.Uint64(k[1:])
+		if due > now || len(heads) == limit {
+			return false
+		}
+		dest := digest(k[9:])
+		if seen[dest] {
 			return true
-		})
+		}
+		l := laneKey(join(dest[:], k[:1]))
+		first, _ := t.first(tDue, l[:])
+		if first == nil {
+			return true
+		}
+		w := waiting{lane: store.Bulk, due: due, key: bytes.Clone(first[dueAt+8:])}
+		if k[0] == promptLane {
+			w.lane = store.Prompt
+		}
+		if _, sealed, err := readDuty(t.get(tEnvelope, w.key)); err == nil {
+			seen[dest] = true
+			w.sealed = bytes.Clone(sealed)
+			heads = append(heads, w)
+		}
+		return true
+	}
+	t.each(tHead, []byte{promptLane}, nil, func(k, _ []byte) bool { return take(k) })
+	for lanes := t.lanes(tHead, nil, flowLane(0)); len(lanes) > 0; {
+		first := 0
+		for i, l := range lanes {
+			if bytes.Compare(l.key[1:], lanes[first].key[1:]) < 0 {
+				first = i
+			}
+		}
+		if !take(lanes[first].key) {
+			break // none is due before this one
+		}
+		if !lanes[first].next() {
+			lanes = slices.Delete(lanes, first, first+1)
+		}
 	}
 	return heads
+}
+
+// lane walks the rows of one lane.
+type lane struct {
+	c      *bbolt.Cursor
+	prefix []byte
+	key    []byte
+}
+
+func (l *lane) next() bool {
+	l.key, _ = l.c.Next()
+	return bytes.HasPrefix(l.key, l.prefix)
+}
+
+// lanes finds the lanes, from one on, in which there are rows; prefix is what
+// stands in front of the lane. Empty lanes cost nothing.
+func (t *txn) lanes(tb table, prefix []byte, from byte) (all []*lane) {
+	for next := append(bytes.Clone(prefix), from); ; next[len(prefix)]++ {
+		c := t.bucket(tb).Cursor()
+		k, _ := c.Seek(next)
+		if !bytes.HasPrefix(k, prefix) || len(k) == 0 {
+			return all
+		}
+		next[len(prefix)] = k[len(prefix)]
+		all = append(all, &lane{c, bytes.Clone(next), k})
+		if next[len(prefix)] == flowLane(store.Flows-1) {
+			return all
+		}
+	}
 }
 
 func limitOf(n int) int {
@@ -244,10 +292,8 @@ func (s *Store) NextDue(ctx context.Context) (next time.Time, err error) {
 	}
 	err = s.view(func(t *txn) error {
 		first := uint64(none)
-		for _, lane := range []byte{0, 1} {
-			if k, _ := t.first(tHead, []byte{lane}); k != nil {
-				first = min(first, binary.BigEndian.Uint64(k[1:]))
-			}
+		for _, l := range t.lanes(tHead, nil, promptLane) {
+			first = min(first, binary.BigEndian.Uint64(l.key[1:]))
 		}
 		if k, _ := t.first(tLapse, nil); k != nil {
 			first = min(first, binary.BigEndian.Uint64(k))
@@ -274,7 +320,7 @@ func (s *Store) Lease(ctx context.Context, r store.LeaseRequest) (b store.Batch,
 		if t.freeSlot(dest, r.Cap) < 0 {
 			return store.ErrNoSlot
 		}
-		idle = len(t.dueOf(dest, r.Max)) == 0
+		idle = len(t.dueOf(dest, r.Max, r.After)) == 0
 		return nil
 	})
 	if err != nil || idle {
@@ -301,7 +347,7 @@ func (t *txn) lease(dest digest, r *store.LeaseRequest) (b store.Batch, keys [][
 	if n < 0 {
 		return b, nil, store.ErrNoSlot
 	}
-	if keys = t.dueOf(dest, r.Max); len(keys) == 0 {
+	if keys = t.dueOf(dest, r.Max, r.After); len(keys) == 0 {
 		return b, nil, nil
 	}
 	b.Token = store.Token{Dest: r.Dest, Slot: n, N: t.next("token")}
@@ -329,18 +375,27 @@ func (t *txn) attempt(key []byte, token uint64, b store.Backoff) error {
 	return nil
 }
 
-// dueOf lists up to n envelopes of a destination that are due, prompt ones first.
-func (t *txn) dueOf(dest digest, n int) (keys [][]byte) {
+// dueOf lists up to n envelopes of a destination that are due, prompt ones first,
+// then those of the flows in turn from the one behind after on.
+func (t *txn) dueOf(dest digest, n int, after uint8) (keys [][]byte) {
 	now := nanos(t.now)
-	for _, lane := range []byte{0, 1} {
-		prefix := append(dest[:], lane)
-		t.each(tDue, prefix, nil, func(k, _ []byte) bool {
-			if len(keys) >= n || binary.BigEndian.Uint64(k[dueAt:]) > now {
-				return false
-			}
-			keys = append(keys, bytes.Clone(k[dueAt+8:]))
-			return true
-		})
+	take := func(k []byte) bool {
+		if len(keys) >= n || binary.BigEndian.Uint64(k[dueAt:]) > now {
+			return false
+		}
+		keys = append(keys, bytes.Clone(k[dueAt+8:]))
+		return true
+	}
+	t.each(tDue, append(dest[:], promptLane), nil, func(k, _ []byte) bool { return take(k) })
+	if len(keys) >= n {
+		return keys
+	}
+	flows := t.lanes(tDue, dest[:], flowLane(0))
+	slices.SortFunc(flows, func(a, b *lane) int {
+		return store.Behind(after, a.prefix[len(dest)]-1) - store.Behind(after, b.prefix[len(dest)]-1)
+	})
+	for len(flows) > 0 && len(keys) < n {
+		flows = slices.DeleteFunc(flows, func(l *lane) bool { return !take(l.key) || !l.next() })
 	}
 	return keys
 }
@@ -492,7 +547,7 @@ func (s *Store) outcome(key, row []byte, become func(store.Envelope) store.Envel
 	}
 	v = become(v)
 	r, err := s.envelopeRow(&v)
-	r.duty.sender, r.duty.campaign = was.sender, was.campaign // of the message, which was not opened
+	r.duty.sender, r.duty.campaign, r.duty.lane = was.sender, was.campaign, was.lane // of the message, which was not opened
 	o.row = &r
 	return o, err
 }

@@ -31,7 +31,7 @@ func (s *Store) openRow(key, row []byte) (v store.Envelope, err error) {
 		return v, err
 	}
 	v = store.Envelope{
-		ID: envelopeID(key), State: d.stateText(), Lane: d.lane,
+		ID: envelopeID(key), State: d.stateText(), Lane: laneFrom(d.lane),
 		Due: fromNanos(d.due), Expires: fromNanos(d.expires), Attempts: int(d.attempts),
 	}
 	v.Message.ID = v.ID.Message()

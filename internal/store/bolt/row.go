@@ -20,7 +20,7 @@ type (
 // times, counts and keyed hashes, nothing that names anybody.
 type duty struct {
 	state     byte
-	lane      store.Lane
+	lane      byte // see laneOf
 	due       uint64
 	expires   uint64
 	attempts  uint32
@@ -56,7 +56,7 @@ func (d *duty) stateText() store.State {
 // row is the whole row: the duty and the sealed rest.
 func (d *duty) row(sealed []byte) []byte {
 	b := make([]byte, 0, dutySize+len(sealed))
-	b = append(b, dutyFormat, d.state, byte(d.lane))
+	b = append(b, dutyFormat, d.state, d.lane)
 	b = binary.BigEndian.AppendUint64(b, d.due)
 	b = binary.BigEndian.AppendUint64(b, d.expires)
 	b = binary.BigEndian.AppendUint32(b, d.attempts)
@@ -73,7 +73,7 @@ func readDuty(row []byte) (d duty, sealed []byte, err error) {
 	if len(row) < dutySize || row[0] != dutyFormat {
 		return d, nil, errDamaged
 	}
-	d.state, d.lane = row[1], store.Lane(row[2])
+	d.state, d.lane = row[1], row[2]
 	d.due = binary.BigEndian.Uint64(row[3:])
 	d.expires = binary.BigEndian.Uint64(row[11:])
 	d.attempts = binary.BigEndian.Uint32(row[19:])
@@ -89,7 +89,7 @@ func readDuty(row []byte) (d duty, sealed []byte, err error) {
 // dutyOf is the clear part of an envelope that is ready or held.
 func (s *Store) dutyOf(v *store.Envelope) duty {
 	return duty{
-		state: stateByte(v.State), lane: v.Lane,
+		state: stateByte(v.State), lane: laneOf(v.Lane, store.FlowOf(v.Message)),
 		due: nanos(v.Due), expires: nanos(v.Expires), attempts: uint32(v.Attempts),
 		dest:      s.index("dest", v.Dest),
 		sender:    s.short("sender", v.Message.Sender),

@@ -163,28 +163,45 @@ func (t *txn) tally() *counts {
 	return t.counts
 }
 
-// laneKey is one lane of one destination: dest|lane, the prompt lane first.
+// laneKey is one lane of one destination: dest|lane. Lane 0 is the prompt one,
+// the others are those of the flows.
 type laneKey [17]byte
 
-func laneOf(d *duty) (l laneKey) {
-	copy(l[:], d.dest[:])
-	l[16] = laneByte(d.lane)
-	return l
-}
+const promptLane = 0
 
-// laneByte sorts the prompt lane before any other.
-func laneByte(l store.Lane) byte {
-	if l == store.Prompt {
+// flowLane is the lane of a flow: 1 to 255.
+func flowLane(flow uint8) byte { return flow + 1 }
+
+// laneOf is the lane of an envelope as it stands in its row, where the prompt
+// lane is 1 and that of flow 0 is 0, so that rows from before there were flows
+// still say what they said.
+func laneOf(l store.Lane, flow uint8) byte {
+	switch {
+	case l == store.Prompt:
+		return 1
+	case flow == 0:
 		return 0
 	}
-	return 1
+	return flowLane(flow)
 }
 
 func laneFrom(b byte) store.Lane {
-	if b == 0 {
+	if b == 1 {
 		return store.Prompt
 	}
 	return store.Bulk
+}
+
+// laneKey is the lane that an envelope waits in.
+func (d *duty) laneKey() (l laneKey) {
+	copy(l[:], d.dest[:])
+	switch l[16] = d.lane; d.lane {
+	case 0:
+		l[16] = flowLane(0)
+	case 1:
+		l[16] = promptLane
+	}
+	return l
 }
 
 const dueAt = len(laneKey{}) // where the time begins in a due key
@@ -249,7 +266,7 @@ func (t *txn) set(key []byte, was, is *duty, sealed []byte) {
 	*t.tally().of(is.state)++
 	switch is.state {
 	case ready:
-		l := laneOf(is)
+		l := is.laneKey()
 		t.touch(l)
 		t.put(tDue, dueKey(l, is.due, key), nil)
 	case held:
@@ -261,7 +278,7 @@ func (t *txn) unindex(key []byte, was *duty) {
 	*t.tally().of(was.state)--
 	switch was.state {
 	case ready:
-		l := laneOf(was)
+		l := was.laneKey()
 		t.touch(l)
 		t.del(tDue, dueKey(l, was.due, key))
 	case held:

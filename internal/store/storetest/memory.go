@@ -374,9 +374,7 @@ func (m *Memory) Lease(ctx context.Context, r store.LeaseRequest) (store.Batch, 
 			due = append(due, e)
 		}
 	}
-	slices.SortFunc(due, func(a, b *envelope) int {
-		return cmp.Or(-cmp.Compare(a.Lane, b.Lane), a.Due.Compare(b.Due), order(a.ID, b.ID))
-	})
+	inTurn(due, r.After)
 	due = due[:min(len(due), max(r.Max, 0))]
 	if len(due) == 0 {
 		return store.Batch{}, nil
@@ -391,6 +389,28 @@ func (m *Memory) Lease(ctx context.Context, r store.LeaseRequest) (store.Batch, 
 		b.Envelopes = append(b.Envelopes, e.Envelope)
 	}
 	return b, nil
+}
+
+// inTurn sorts the due envelopes of a destination into the order of Lease.
+func inTurn(due []*envelope, after uint8) {
+	slices.SortFunc(due, func(a, b *envelope) int {
+		return cmp.Or(-cmp.Compare(a.Lane, b.Lane), a.Due.Compare(b.Due), order(a.ID, b.ID))
+	})
+	round := map[*envelope]int{} // 0 for prompt ones, then the n-th of each flow in round n
+	seen := map[uint8]int{}
+	turn := func(e *envelope) int { return store.Behind(after, store.FlowOf(e.Message)) }
+	for _, e := range due {
+		if flow := store.FlowOf(e.Message); e.Lane != store.Prompt {
+			seen[flow]++
+			round[e] = seen[flow]
+		}
+	}
+	slices.SortStableFunc(due, func(a, b *envelope) int {
+		if round[a] == 0 || round[b] == 0 {
+			return cmp.Compare(round[a], round[b])
+		}
+		return cmp.Or(cmp.Compare(round[a], round[b]), cmp.Compare(turn(a), turn(b)))
+	})
 }
 
 func order(a, b store.EnvelopeID) int {

@@ -129,8 +129,9 @@ func (m *machine) draw(rt *rapid.T) store.NewMessage {
 	id := m.id()
 	now := m.clock.Now()
 	n := store.NewMessage{
-		Message: store.Message{ID: id, Sender: rapid.SampledFrom([]string{"mailer-a", "mailer-b"}).Draw(rt, "sender"), Accepted: now},
-		Body:    []byte(rapid.SampledFrom(bodies).Draw(rt, "body")),
+		Message: store.Message{ID: id, Sender: rapid.SampledFrom([]string{"mailer-a", "mailer-b"}).Draw(rt, "sender"),
+			Campaign: rapid.SampledFrom([]string{"", "spring"}).Draw(rt, "campaign"), Accepted: now},
+		Body: []byte(rapid.SampledFrom(bodies).Draw(rt, "body")),
 	}
 	for i := range rapid.IntRange(0, 4).Draw(rt, "recipients") {
 		dest := rapid.SampledFrom(domains).Draw(rt, "dest")
@@ -204,7 +205,8 @@ func (m *machine) apply(rt *rapid.T) {
 func (m *machine) lease(rt *rapid.T) {
 	r := store.LeaseRequest{
 		Node: "n", Dest: rapid.SampledFrom(domains).Draw(rt, "dest"), Max: rapid.IntRange(0, 3).Draw(rt, "max"), Cap: rapid.IntRange(0, 2).Draw(rt, "cap"),
-		For: 2 * time.Minute, Backoff: store.Backoff{First: time.Minute, Max: 10 * time.Minute},
+		After: rapid.Uint8().Draw(rt, "after"),
+		For:   2 * time.Minute, Backoff: store.Backoff{First: time.Minute, Max: 10 * time.Minute},
 	}
 	got, err := m.s.Lease(m.t.Context(), r)
 	want, wantErr := m.model.Lease(m.t.Context(), r)

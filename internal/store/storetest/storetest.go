@@ -66,6 +66,7 @@ var cases = []struct {
 	{"a revocation is seen by the next claim", revocationSeen},
 	{"a repeated accept is one message", repeatedAccept},
 	{"a queue of one domain does not delay another", noDelay},
+	{"senders and campaigns take turns", takeTurns},
 	{"the audit log has no gap", noGap},
 	{"the last holder takes the body along", lastHolder},
 	{"only the secret opens a pickup", pickupSecret},
@@ -496,13 +497,7 @@ func repeatedAccept(f *fixture) {
 }
 
 func noDelay(f *fixture) {
-	m := f.message("x", "ann@big.example")
-	for i := 1; i < 5000; i++ {
-		v := m.Envelopes[0]
-		v.ID = store.EnvelopeIDOf(m.Message.ID, i)
-		m.Envelopes = append(m.Envelopes, v)
-	}
-	f.acceptAs("many", m)
+	f.acceptAs("many", f.copies(f.message("x", "ann@big.example"), 5000))
 	f.clock.Advance(time.Second)
 	f.accept("y", "bob@small.example")
 	due, err := f.s.Due(f.ctx, f.clock.Now(), 2)
@@ -510,6 +505,60 @@ func noDelay(f *fixture) {
 	f.equal("destinations", []string{due[0].Dest, due[1].Dest}, []string{"big.example", "small.example"})
 	f.lease("big.example")
 	f.equal("leased of the small one", len(f.lease("small.example").Envelopes), 1)
+}
+
+// takeTurns holds a campaign of thousands against mail that came later.
+func takeTurns(f *fixture) {
+	f.acceptAs("campaign", f.copies(f.message("x", "ann@big.example"), 3000))
+	f.clock.Advance(time.Second)
+	late := f.message("y", "bob@big.example", "cy@big.example")
+	late.Message.Sender = "mailer-b"
+	f.acceptAs("late", late)
+	spring, other := store.FlowOf(f.message("").Message), store.FlowOf(late.Message)
+	var order []store.ID
+	after := spring
+	for range 6 {
+		r := f.request("big.example")
+		r.Max, r.Cap, r.After = 1, 10, after
+		b, err := f.s.Lease(f.ctx, r)
+		f.must(err)
+		order = append(order, b.Envelopes[0].Message.ID)
+		after = store.FlowOf(b.Envelopes[0].Message)
+	}
+	for i, id := range order {
+		f.equal(fmt.Sprintf("turn %d is that of the late sender", i), id == late.Message.ID, i == 0 || i == 2)
+	}
+
+	later := f.message("z", "dee@big.example")
+	later.Message.Campaign = "summer"
+	f.acceptAs("later", later)
+	prompt := f.message("p", "eve@big.example")
+	prompt.Envelopes[0].Lane = store.Prompt
+	f.acceptAs("prompt", prompt)
+	r := f.request("big.example")
+	r.Max, r.Cap, r.After = 4, 10, other
+	b, err := f.s.Lease(f.ctx, r)
+	f.must(err)
+	f.equal("a batch", len(b.Envelopes), 4)
+	f.equal("the prompt one first", b.Envelopes[0].ID, prompt.Envelopes[0].ID)
+	turns := map[store.ID]int{}
+	for _, e := range b.Envelopes[1:] {
+		turns[e.Message.ID]++
+	}
+	f.equal("turns of the other campaign", turns[later.Message.ID], 1)
+	due, err := f.s.Due(f.ctx, f.clock.Now(), 5)
+	f.must(err)
+	f.equal("destinations", len(due), 1)
+}
+
+// copies gives a message of one envelope n of them.
+func (f *fixture) copies(m store.NewMessage, n int) store.NewMessage {
+	for i := 1; i < n; i++ {
+		v := m.Envelopes[0]
+		v.ID = store.EnvelopeIDOf(m.Message.ID, i)
+		m.Envelopes = append(m.Envelopes, v)
+	}
+	return m
 }
 
 func noGap(f *fixture) {

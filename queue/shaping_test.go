@@ -498,3 +498,40 @@ func TestSuspendedDomainsHideNobody(t *testing.T) {
 		}
 	})
 }
+
+func TestDestinations(t *testing.T) {
+	shaped(t, `{version: 1, replies: [{match: '^421', do: suspend, for: 1h}], providers: [{name: big, mx: [big.example], rate: 60/min}]}`, func(w *world) {
+		w.serve("a.hosted.example", server{takes: time.Second})
+		w.accept("a.hosted.example", 30, nil)
+		w.accept("b.hosted.example", 10, func(e *store.Envelope) { e.Due = time.Now().Add(time.Hour) })
+		w.accept("b.hosted.example", 1, func(e *store.Envelope) { e.State = store.Held })
+		w.serve("full.example", server{reply: "421 4.3.2"})
+		w.serve("dead.example", server{down: true})
+		w.accept("full.example", 3, nil)
+		w.accept("dead.example", 2, nil)
+		w.start()
+		w.pass(10*time.Second + 500*time.Millisecond)
+		read := 0
+		rows, err := w.Destinations(w.Context(), false, func(n int) { read = n })
+		if err != nil || len(rows) != 3 || read < 30 {
+			t.Fatalf("%d rows of %d envelopes: %v", len(rows), read, err)
+		}
+		big := rows[0]
+		if big.Site != "big" || big.Domains != 2 || big.Queued+big.InFlight < 28 || big.Queued+big.InFlight > 31 || big.Held != 1 ||
+			big.Connections < 1 || big.Rate < 9 || big.Rate > 12 || big.Limit.String() != "60/min" || big.LastReply != "250 2.0.0" ||
+			big.LastAt == nil || big.Due == nil || big.Suspended != nil || big.Why != "" {
+			t.Errorf("%+v", big)
+		}
+		for i, want := range []Destination{{Site: "full.example", Queued: 3, LastReply: "421 4.3.2", Why: "421 4.3.2, suspend"}, {Site: "dead.example", Queued: 2, Why: "not reached"}} {
+			got := rows[i+1]
+			if got.Site != want.Site || got.Queued != want.Queued || got.LastReply != want.LastReply || got.Why != want.Why || got.Suspended == nil {
+				t.Errorf("%+v", got)
+			}
+		}
+		rows, err = w.Destinations(w.Context(), true, nil)
+		if err != nil || len(rows) != 4 || rows[0].Domain != "a.hosted.example" || rows[0].Site != "big" || rows[1].Connections != 0 || rows[1].Held != 1 {
+			t.Errorf("by domain: %+v %v", rows, err)
+		}
+		w.stop()
+	})
+}

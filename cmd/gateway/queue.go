@@ -15,7 +15,7 @@ import (
 
 func (c *command) queue() *cobra.Command {
 	return group("queue", "Mail that is still to be sent, or held",
-		c.queueList(), c.queueShow(),
+		c.queueList(), c.queueShow(), c.queueDestinations(),
 		c.queueChange("retry", "Try ready mail now", "operator", (*queue.Queue).Retry),
 		c.queueChange("hold", "Keep ready mail from being sent", "", (*queue.Queue).Hold),
 		c.queueRelease(),
@@ -82,6 +82,40 @@ func (c *command) queueShow() *cobra.Command {
 		}
 		return nil
 	}})
+}
+
+func (c *command) queueDestinations() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "destinations",
+		Short: "List where mail goes, how fast, and what is suspended",
+		Long: "A row for each site: a provider of shaping.yaml with all domains it hosts, or the registrable domain of\n" +
+			"other MX hosts. The window is how many connections are allowed now; rates are messages per minute.",
+		Example: "  gateway queue destinations\n  gateway queue destinations --domains --json",
+		Args:    cobra.NoArgs,
+	}
+	domains := cmd.Flags().Bool("domains", false, "a row for each domain")
+	asJSON := cmd.Flags().Bool("json", false, "a JSON line per row")
+	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, _ []string, _ input) error {
+		m := c.meter()
+		rows, err := g.Queue().Destinations(ctx, *domains, func(n int) { m.draw("%d envelopes read", n) })
+		m.wipe()
+		if err != nil {
+			return queueFailed(err)
+		}
+		return list(c, *asJSON, "SITE\tQUEUED\tFLYING\tHELD\tWINDOW\tRATE\tLIMIT\tLAST\tUNTIL\tWHY", given(rows), destinationCells)
+	}})
+}
+
+func destinationCells(d queue.Destination) string {
+	name, until := d.Site, ""
+	if d.Domain != "" {
+		name = d.Domain
+	}
+	if d.Suspended != nil {
+		until = d.Suspended.Format("15:04:05")
+	}
+	return fmt.Sprintf("%s\t%d\t%d\t%d\t%d/%d\t%d\t%v\t%s\t%s\t%s", cut(name, 22), d.Queued, d.InFlight, d.Held,
+		d.Connections, d.Window, d.Rate, d.Limit, d.LastReply, until, cut(d.Why, 20))
 }
 
 func queueFailed(err error) error {

@@ -60,6 +60,7 @@ var plan = []room{
 	{3, "internal/registry", "senders, partners, consents, suppressions, people", nil, nil},
 	{3, "queue", "what must still be sent, and when; servers of one operator share a limit, and the suffix list tells who is one",
 		[]string{"golang.org/x/net/publicsuffix"}, nil},
+	{2.5, "queue/bounce", "what a refusal is about, its rules as data: pure, so that delivery and reports ask the same judge", nil, []string{"gateway"}},
 	{2.5, "internal/portal/sanitize", "mail HTML made safe to show: the one place that trusts an HTML policy",
 		[]string{"github.com/microcosm-cc/bluemonday", "golang.org/x/net/html"}, []string{"internal/portal"}},
 	{3, "internal/portal", "the recipient's pickup site", []string{"github.com/nicksnyder/go-i18n"}, nil},

@@ -112,7 +112,7 @@ func (s *Scan) context(data []byte) (phi.Context, []policy.Address) {
 		}
 	}
 	if v, err := policy.ParseAudience(audience); err == nil {
-		c.Audience, c.Declared = &v, true
+		c.Audience = &v
 	}
 	if v, err := policy.ParseSenderClass(class); err == nil {
 		c.SenderClass, c.Declared = v, true

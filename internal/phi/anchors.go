@@ -172,6 +172,9 @@ func (r *reader) clock(t *text, i, at int) {
 	s := t.src
 	end := int(t.tokens[i].end)
 	sent := &t.sentences[t.tokens[i].sentence]
+	if i > 0 && bounding(t.at(i-1)) && s[at-1] != '$' {
+		return // a bound is for anybody: "over 102"
+	}
 	rest := s[end:]
 	w := s[at:end]
 	switch {
@@ -208,12 +211,28 @@ func (r *reader) dayMonth(t *text, i, at int) bool {
 		return false
 	}
 	month, day := atoi(s[:n]), atoi(s[n+1:n+1+m])
-	if month < 1 || month > 12 || day < 1 || day > 31 || !r.serviceNear(t, i) {
+	if month < 1 || month > 12 || day < 1 || day > 31 {
+		return false
+	}
+	if !r.serviceNear(t, i) {
+		if i > 0 && dayAhead(t.at(i-1)) {
+			t.sentences[t.tokens[i].sentence].day = true
+		}
 		return false
 	}
 	t.sentences[t.tokens[i].sentence].day = true
 	r.add(t, ident{rule: ruleDateService, start: uint32(at), end: uint32(at + n + 1 + m), score: .5})
 	return true
+}
+
+// dayAhead reports a word that makes the "4/30" behind it a day.
+func dayAhead(w string) bool {
+	switch strings.ToLower(w) {
+	case "by", "on", "until", "till", "thru", "through", "from", "starting", "before", "after", "for", "is", "since",
+		"mon", "tue", "wed", "thu", "fri", "sat", "sun", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday":
+		return true
+	}
+	return false
 }
 
 func atoi(s string) (n int) {
@@ -485,6 +504,7 @@ func (r *reader) name(t *text, i int) {
 		if i+1 < len(t.tokens) && t.between(i, i+1) == " " && r.lexName(t, i+1)&lexicon.LastName != 0 {
 			end = t.tokens[i+1].end
 		}
+		r.doc.greeted = true
 		r.add(t, ident{rule: ruleNameAddressee, start: k.start, end: end, score: .6, noPatient: true})
 		return
 	}

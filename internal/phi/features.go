@@ -28,8 +28,9 @@ func (r *reader) countText(t *text, p *extract.Part) {
 	c := &r.count
 	d := r.doc
 	d.unfilled = d.unfilled || p.Kind != extract.File && mergeTag(t.src) >= 0
+	d.proof = d.proof || p.Kind != extract.File && strings.Contains(t.src, "orem ipsum")
 	if p.Kind == extract.Header {
-		d.unfilled = d.unfilled || p.Path == "Subject" && proofSubject(t.src)
+		d.proof = d.proof || p.Path == "Subject" && proofSubject(t.src)
 		for i := range t.sentences {
 			c.promoSubject = c.promoSubject || p.Path == "Subject" && t.sentences[i].cues&lexicon.Promo != 0 && promoting(t)
 		}
@@ -124,7 +125,7 @@ func (r *reader) finish() {
 	if len(r.msg.Fields("List-Unsubscribe")) > 0 {
 		d.unsubscribe = true
 	}
-	d.note = c.longest <= 90 && !d.unsubscribe && !d.promotional && c.jobs == 0
+	d.note = c.longest <= maxNoteWords && !d.promotional && c.jobs == 0
 	r.noteFact()
 	if c.words >= 20 && c.english*100 < c.words*8 {
 		d.language = "other"
@@ -144,28 +145,6 @@ func (r *reader) finish() {
 		}
 	}
 	d.parts, d.hits = r.msg.Parts, slices.Clone(r.hits)
-}
-
-// noteFact ties the clinical words of a short note, its subject too, to the
-// reader when any of its sentences is in the voice of somebody who treats.
-func (r *reader) noteFact() {
-	c, d := &r.count, r.doc
-	if !d.note || c.clinician == 0 || c.animals > 0 {
-		return
-	}
-	f := fact{who: addressee, i: 1, tie: tieNote, r: .75, zone: 1, soft: true}
-	switch {
-	case r.clinical != nil:
-		f.term = *r.clinical
-		if f.term.Tier == lexicon.Caring {
-			f.r = .85
-		}
-	case c.everyday >= 2:
-		f.term, f.r = lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}, .8
-	default:
-		return
-	}
-	d.facts = append(d.facts, f)
 }
 
 // Hosts returns the hosts of links and images, in lower case, each once.

@@ -43,5 +43,8 @@ func TestFourthCorpus(t *testing.T) {
 			wrong = append(wrong, fmt.Sprintf("phi=%v %s %.2f %+v", m.phi, m.id, got.Score, got.Relation))
 		}
 	}
+	if open.missed > 5 || open.alarms > 1 || closed.missed > 8 || closed.alarms > 0 {
+		t.Errorf("more errors than when the corpus was sealed")
+	}
 	t.Logf("open %+v, sealed %+v\n%s", open, closed, strings.Join(wrong, "\n"))
 }

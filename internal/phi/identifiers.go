@@ -17,6 +17,9 @@ type ident struct {
 	noPatient   bool // a provider, staff, or the reader of the mail
 }
 
+// named reports an identifier that is only a name.
+func (x *ident) named() bool { return x.rule == ruleNameDictionary || x.rule == ruleNameLabelled }
+
 // maxIDs bounds the identifiers kept of one text; with so many there is no
 // doubt left.
 const maxIDs = 2000

@@ -54,6 +54,7 @@ const (
 type view struct {
 	trade    trade
 	reader   float32 // how surely the recipient is one person
+	template bool    // slots that no tool filled, and nobody is named
 	open     bool    // a list that anyone may be on
 	patients bool    // a list of patients or members
 	segment  segment
@@ -128,8 +129,8 @@ func (d *Document) view(c Context) view {
 	case roleAddress(c.Recipient) || d.offices[c.Recipient.Key()]:
 		v.reader = .3
 		against("the recipient is a role address")
-	case d.unfilled:
-		v.reader = .3
+	case d.proof || d.unfilled && !d.names(c.Recipient):
+		v.reader, v.template = .3, true
 		against("merge slots are unfilled: a template")
 	}
 	if c.Segment != "" { // what the sender declares counts, whatever the text is about
@@ -184,13 +185,41 @@ func (d *Document) trade(c Context) trade {
 		return tradeOther
 	case c.Declared, d.sender.health:
 		return tradeHealth
+	case d.sender.other:
+		return tradeOther
 	}
 	return tradeUnknown
 }
 
-// internal reports a recipient in the sender's own domain.
+// internal reports a recipient in the sender's own domain when that domain is
+// plainly one for staff: a hospital's patients have mail at its domain too, as
+// students and employees do.
 func (d *Document) internal(a policy.Address) bool {
-	return d.sender.domain != "" && a.Domain() == d.sender.domain
+	if d.sender.domain == "" || a.Domain() != d.sender.domain {
+		return false
+	}
+	for _, label := range strings.Split(d.sender.domain, ".") {
+		switch label {
+		case "corp", "internal", "intranet", "staff", "local", "lan", "employees":
+			return true
+		}
+	}
+	return false
+}
+
+// names reports whether the mail calls its recipient by name: then a slot that
+// stayed empty is a slip, not a template.
+func (d *Document) names(a policy.Address) bool {
+	if d.greeted {
+		return true
+	}
+	local, _, _ := strings.Cut(a.Key(), "@")
+	for _, part := range strings.FieldsFunc(local, func(c rune) bool { return c < 'a' || c > 'z' }) {
+		if len(part) >= 3 && d.scanner.lx.Name(lexicon.Hash([]byte(part)))&(lexicon.FirstName|lexicon.LastName) != 0 && d.HasText(part) {
+			return true
+		}
+	}
+	return false
 }
 
 // roles are local parts behind which stands an office or a list, not a person.
@@ -271,13 +300,15 @@ func (d *Document) strength(f *fact, v view) float32 {
 	switch {
 	case f.tie == tieRelation:
 		r = f.r
-	case f.tie == tieNote && (!d.note || v.trade != tradeHealth):
+	case f.tie == tieNote && (!d.note || v.trade != tradeHealth), f.tie == tieAsked && v.trade != tradeHealth:
 		r *= .5
+	case v.trade == tradeOther && f.term.Kind == lexicon.Payment:
+		r *= .5 // cars and homes have policies, claims and deductibles too
 	}
 	if f.soft && d.general {
 		r *= .45
 	}
-	if v.open && !f.concrete && f.who == addressee && f.tie != tieRelation {
+	if v.open && (!f.concrete || f.generic) && f.who == addressee && f.tie != tieRelation {
 		r *= .5
 	}
 	if v.open && f.who == namedPerson {
@@ -390,7 +421,10 @@ func (d *Document) best(v view, c Context) (best [individualCount][kindCount]tri
 	for i := range d.facts {
 		f := &d.facts[i]
 		who := f.i
-		if f.who == addressee {
+		switch {
+		case f.who == addressee && v.template && f.concrete && !d.proof:
+			who *= .8 // a day or a value is filled in: for whom, if not the recipient
+		case f.who == addressee:
 			who *= v.reader
 		}
 		r := d.strength(f, v)

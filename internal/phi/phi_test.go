@@ -137,7 +137,8 @@ func TestContext(t *testing.T) {
 	}{
 		{"one person", yours, clinic, true},
 		{"role address", yours, Context{Recipient: "marketing@agency.example", Declared: true}, false},
-		{"own domain", yours, Context{Recipient: "lee@valleyclinic.example", Declared: true}, false},
+		{"own domain", yours, Context{Recipient: "lee@valleyclinic.example", Declared: true}, true},
+		{"staff of the own domain", yours, Context{Recipient: "lee@valleyclinic.example", Declared: true, Staff: true}, false},
 		{"staff", yours, Context{Recipient: "lee@mail.example", Declared: true, Staff: true}, false},
 		{"no health business", yours, Context{Recipient: "ann@mail.example", Declared: true, SenderClass: policy.SenderNonHealth}, false},
 		{"nothing declared", news, clinic, false},

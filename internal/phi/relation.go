@@ -33,6 +33,7 @@ const (
 	tieNotice
 	tieEvent
 	tieNote
+	tieAsked
 	tieInvite
 	tieRelation
 	tieLabelled
@@ -47,7 +48,7 @@ const (
 )
 
 var tieNames = [...]string{"co-occurrence", "statement to the reader", "bound second person", "bound family member", "bound second person", "bound second person",
-	"personal notice", "event of the reader", "note of a clinician", "calendar invite", "care relationship", "same block", "same row", "same clause", "possessive name", "declared audience", "segment", "format", "hashed recipient", "link into a record"}
+	"personal notice", "event of the reader", "note of a clinician", "the reader's own question", "calendar invite", "care relationship", "same block", "same row", "same clause", "possessive name", "declared audience", "segment", "format", "hashed recipient", "link into a record"}
 
 // fact is a health mention and what its sentence says about it, kept until the
 // whole message is known.
@@ -82,7 +83,6 @@ func (r *reader) relate(t *text) {
 			f.tie, f.r, f.concrete = tieInvite, .9, true
 		}
 		r.keep(t, m, f)
-		r.clinicalWord(t, m)
 		if m.term.Tier == lexicon.Specific || m.term.Tier == lexicon.Caring {
 			r.possessives(t, m)
 		}
@@ -90,27 +90,7 @@ func (r *reader) relate(t *text) {
 	r.meetings(t)
 	r.statements(t)
 	r.third(t)
-}
-
-// clinicalWord notes the surest clinical word that is not said of people in
-// general, for notes that name neither reader nor patient.
-func (r *reader) clinicalWord(t *text, m *mention) {
-	s := &t.sentences[m.sentence]
-	if t.kind != extract.Body && t.kind != extract.Header || s.zone != extract.Plain || s.cues&(lexicon.Generic|lexicon.Promo) != 0 || m.term.Kind == lexicon.Provider {
-		return
-	}
-	switch m.term.Tier {
-	case lexicon.Specific:
-		if r.clinical == nil || r.clinical.Tier != lexicon.Specific {
-			r.clinical = m.term
-		}
-	case lexicon.Caring:
-		if r.clinical == nil {
-			r.clinical = m.term
-		}
-	case lexicon.Ambiguous:
-		r.count.everyday++
-	}
+	r.note(t)
 }
 
 func isInvite(t *text) bool {
@@ -431,7 +411,7 @@ func (r *reader) third(t *text) {
 	for n := range r.ids {
 		x := &r.ids[n]
 		switch {
-		case x.noPatient || x.rule == ruleDate || x.rule == ruleURL:
+		case x.noPatient || x.rule == ruleDate || x.rule == ruleURL || x.named() && t.sentences[x.sentence].cues&lexicon.MadeUp != 0:
 		case x.patient:
 			r.labelledFact(t, x)
 		default:
@@ -493,12 +473,14 @@ func nearest(t *text, x *ident, span int) *mention {
 	return best
 }
 
+// labelledFact ties what stands nearest to the identifier of a patient.
 func (r *reader) labelledFact(t *text, x *ident) {
 	r.persons[t.src[x.start:x.end]] = true
 	m := nearest(t, x, blockSpan)
 	r.doc.gate = r.doc.gate || (x.rule == ruleMRN || x.rule == ruleMBI) && r.nameNear(t, x)
 	if m == nil {
-		if x.rule == ruleMRN || x.rule == ruleMBI || x.rule == rulePlanID {
+		s := &t.sentences[x.sentence]
+		if x.rule == ruleMRN || x.rule == ruleMBI || x.rule == rulePlanID || x.rule == ruleDOB && s.cues&lexicon.RolePatient != 0 && r.nameNear(t, x) {
 			r.keep(t, &mention{&lexicon.Term{Kind: lexicon.Care, Tier: lexicon.Caring}, x.first, x.last, x.sentence}, fact{who: labelledPatient, i: .95, tie: tieLabelled, r: .85, concrete: true})
 		}
 		return
@@ -584,6 +566,12 @@ func (r *reader) caseStrength(t *text, x *ident, m *mention) float32 {
 		}
 	}
 	n := roles*2 + min(pronouns, 2) + others*2
+	if inBed(t, x) {
+		n += 2
+	}
+	if x.rule == ruleNameDictionary && r.doc.sender.topic != lexicon.NoTopic {
+		n++
+	}
 	if x.rule == ruleNameDictionary && (x.score > .4 || t.sentences[x.sentence].concrete) {
 		n++ // Mr. Moss, Dan K.: how staff write of patients
 	}
@@ -604,6 +592,19 @@ func (r *reader) caseStrength(t *text, x *ident, m *mention) float32 {
 		return .5
 	}
 	return 0
+}
+
+// inBed reports a number of a room or bed right behind a name: "Ms. Finley in 220".
+func inBed(t *text, x *ident) bool {
+	if int(x.last)+1 >= len(t.tokens) || t.tokens[x.last].sentence != x.sentence {
+		return false
+	}
+	switch t.at(int(x.last)) {
+	case "in", "room", "rm", "bed":
+		k := &t.tokens[x.last+1]
+		return k.shape&digits != 0 && k.end-k.start <= 4
+	}
+	return false
 }
 
 // possessives ties "Mia's strep test" to Mia: a first name alone, a health fact

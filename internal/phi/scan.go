@@ -80,6 +80,8 @@ type Document struct {
 	employment  bool // speaks of work at the sender
 	note        bool // short, to one person, without the marks of bulk mail
 	unfilled    bool // merge slots that no tool filled
+	proof       bool // a test send or filler text
+	greeted     bool // the greeting has a name in it
 	general     bool // the text speaks of people in general
 	sender      senderProfile
 	segment     segment
@@ -116,8 +118,8 @@ type reader struct {
 	ownDomain string
 	persons   map[string]bool
 	count     tally
-	clinical  *lexicon.Term // surest health word of the mail itself, not said of people in general
-	family    bool          // "your son" or the like was read
+	evidence  evidence
+	family    bool // "your son" or the like was read
 }
 
 // Read extracts, tokenises and relates a raw message (RFC 5322), once for all
@@ -146,7 +148,7 @@ func (r *reader) reset() {
 	clear(r.seen)
 	clear(r.own)
 	clear(r.persons)
-	r.doc, r.msg, r.ownDomain, r.count, r.family, r.clinical = nil, nil, "", tally{}, false, nil
+	r.doc, r.msg, r.ownDomain, r.count, r.family, r.evidence = nil, nil, "", tally{}, false, evidence{}
 	r.ids, r.codes, r.hits = r.ids[:0], r.codes[:0], r.hits[:0]
 	r.text.src = ""
 	if cap(r.text.tokens) > 1<<16 { // a giant message must not pin its scratch
@@ -343,6 +345,7 @@ func splitAddresses(v string) (list []string) {
 // senderProfile is what the From field says of the sender's trade.
 type senderProfile struct {
 	health  bool
+	other   bool // a trade that only borrows health words
 	animals bool
 	shop    bool
 	topic   lexicon.Topic
@@ -360,16 +363,22 @@ func profile(lx *lexicon.Lexicon, from string) (p senderProfile) {
 	if len(t.tokens) == 0 {
 		return p
 	}
-	for i := range t.sentences {
-		t.sentences[i].cues = 0
-	}
 	t.match(lx)
+	var hard, soft, strong bool
 	for i := range t.tokens {
 		p.health = p.health || t.cues[i]&lexicon.SenderHealth != 0
 		p.animals = p.animals || t.cues[i]&lexicon.Animal != 0
 		p.shop = p.shop || t.cues[i]&lexicon.Shop != 0
 		p.bodily = p.bodily || t.cues[i]&lexicon.BodyCare != 0
+		hard = hard || t.cues[i]&lexicon.TradeHard != 0
+		soft = soft || t.cues[i]&lexicon.TradeSoft != 0
+		strong = strong || t.cues[i]&lexicon.SenderStrong != 0
 		p.topic = max(p.topic, t.sender(lx, i))
+	}
+	for i := range t.mentions {
+		if m := t.mentions[i].term; m.Kind == lexicon.Provider && m.Tier == lexicon.Specific {
+			p.health, strong = true, true // "Midwife", "Dr Jo Lind, cardiologist"
+		}
 	}
 	if p.bodily && (p.topic == lexicon.Talk || p.topic == lexicon.Rehab) {
 		p.topic = lexicon.NoTopic
@@ -379,6 +388,8 @@ func profile(lx *lexicon.Lexicon, from string) (p senderProfile) {
 		p.health = p.health || strings.Contains(lower, w)
 	}
 	p.animals = p.animals || strings.Contains(lower, "animalh") || strings.Contains(lower, "petc") || strings.Contains(lower, "paws")
+	p.other = p.animals || hard || soft && !strong
+	p.health = p.health && !p.other
 	return p
 }
 

@@ -118,6 +118,15 @@ const (
 	Facility
 	Clinician
 	BodyCare
+	Hypothetical // said of nobody in particular: if, anyone, suppose
+	MadeUp       // a case that is taught, not a patient
+	Self         // the writer of a quoted line
+	Dose
+	Billing
+	TradeHard // in a sender's name: never care
+	TradeSoft // in a sender's name: not care unless another word is surely of health
+	SenderStrong
+	Spanish
 )
 
 var cueNames = map[string]Cue{
@@ -129,6 +138,7 @@ var cueNames = map[string]Cue{
 	"list patient": ListPatient, "list open": ListOpen,
 	"cue stop": Stop, "cue offer": Offer, "cue month": Month, "cue weekday": Weekday, "cue unit": Unit, "cue greeting": Greeting,
 	"cue street": Street, "cue state": State, "cue english": English, "cue meet": Meet, "cue job": Job, "cue facility": Facility, "cue clinician": Clinician, "cue bodycare": BodyCare,
+	"cue hypothetical": Hypothetical, "cue madeup": MadeUp, "cue self": Self, "cue dose": Dose, "cue billing": Billing, "sender hard": TradeHard, "sender soft": TradeSoft, "sender strong": SenderStrong, "cue spanish": Spanish,
 }
 
 // Label says which identifier a word announces.
@@ -271,11 +281,16 @@ func (lx *Lexicon) readTerms() error {
 		default:
 			for _, phrase := range strings.Split(line, ",") {
 				lx.merge(phrase, t)
+				if plain := unaccented.Replace(phrase); plain != phrase {
+					lx.merge(plain, t) // as it is typed in a hurry
+				}
 			}
 		}
 	}
 	return nil
 }
+
+var unaccented = strings.NewReplacer("á", "a", "é", "e", "í", "i", "ó", "o", "ú", "u", "ñ", "n", "ü", "u")
 
 // section reads a heading such as "condition S mental caps" or "cue your".
 func section(head string) (Term, error) {

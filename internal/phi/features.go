@@ -19,7 +19,9 @@ type tally struct {
 	longest            int // words of the longest text of the mail itself
 	promoSubject       bool
 	promoLead          int
-	vector             [64]int
+	vector             [64]int   // how many shingles have each bit
+	lanes              [8]uint64 // the last of them, a byte for each bit
+	shingles           int
 	shingle            [2]uint64
 }
 
@@ -27,8 +29,10 @@ type tally struct {
 func (r *reader) countText(t *text, p *extract.Part) {
 	c := &r.count
 	d := r.doc
-	d.unfilled = d.unfilled || p.Kind != extract.File && mergeTag(t.src) >= 0
-	d.proof = d.proof || p.Kind != extract.File && strings.Contains(t.src, "orem ipsum")
+	if p.Kind != extract.File {
+		d.unfilled = d.unfilled || mergeTag(t.src) >= 0
+		d.proof = d.proof || strings.Contains(t.src, "orem ipsum")
+	}
 	if p.Kind == extract.Header {
 		d.proof = d.proof || p.Path == "Subject" && proofSubject(t.src)
 		for i := range t.sentences {
@@ -110,9 +114,30 @@ func (r *reader) shingle(t *text, i int) {
 	}
 	h *= 0xbf58476d1ce4e5b9
 	h ^= h >> 32
-	for b := range 64 {
-		c.vector[b] += int(h>>b&1)*2 - 1
+	for b := range c.lanes {
+		c.lanes[b] += spread[h>>(8*b)&255]
 	}
+	if c.shingles++; c.shingles%255 == 0 {
+		c.settle()
+	}
+}
+
+// spread holds each byte with its bits apart, a lane of eight bits for each.
+var spread = func() (t [256]uint64) {
+	for v := range t {
+		for b := range 8 {
+			t[v] |= uint64(v>>b&1) << (8 * b)
+		}
+	}
+	return t
+}()
+
+// settle moves what the lanes counted before one of them runs over.
+func (c *tally) settle() {
+	for b := range c.vector {
+		c.vector[b] += int(c.lanes[b/8] >> (b % 8 * 8) & 255)
+	}
+	clear(c.lanes[:])
 }
 
 // finish draws the conclusions that need the whole message.
@@ -132,8 +157,9 @@ func (r *reader) finish() {
 	} else {
 		d.language = "en"
 	}
+	c.settle()
 	for b := range 64 {
-		if c.vector[b] > 0 {
+		if 2*c.vector[b] > c.shingles {
 			d.simhash |= 1 << b
 		}
 	}

@@ -348,29 +348,62 @@ func (r *reader) cellMention(t *text, at int, cell string, sure bool) *mention {
 // mergeTag returns where an unfilled merge slot stands in s, -1 if nowhere:
 // {{name}}, *|NAME|*, %NAME%, [First Name], <<name>>, <Patient Name>, ${name}.
 func mergeTag(s string) int {
-	for _, tag := range [][2]string{{"{{", "}}"}, {"*|", "|*"}, {"%%", "%%"}, {"<<", ">>"}, {"${", "}"}, {"[[", "]]"}, {"{%", "%}"}} {
-		if i := strings.Index(s, tag[0]); i >= 0 {
-			if j := strings.Index(s[i+2:], tag[1]); j > 0 && j < 60 {
-				return i
-			}
-		}
-	}
-	if i := strings.Index(s, "orem ipsum"); i >= 0 {
-		return i
-	}
-	for _, tag := range [...][2]byte{{'{', '}'}, {'%', '%'}, {'[', ']'}, {'<', '>'}, {'#', '#'}} {
-		for i := 0; i < len(s); {
-			j := strings.IndexByte(s[i:], tag[0])
-			if j < 0 {
-				break
-			}
-			i += j + 1
-			if n := strings.IndexByte(s[i:min(len(s), i+32)], tag[1]); n > 2 && slotName(s[i:i+n]) {
-				return i - 1
-			}
+	for i := 0; i < len(s); i++ {
+		if slotOpens[s[i]] && (toolSlot(s[i:]) || namedSlot(s[i:])) {
+			return i
 		}
 	}
 	return -1
+}
+
+var slotOpens = [256]bool{'{': true, '*': true, '%': true, '<': true, '$': true, '[': true, '#': true}
+
+// toolSlot reports a slot in the double brackets of a mailing tool at the start of s.
+func toolSlot(s string) bool {
+	if len(s) < 5 {
+		return false
+	}
+	end := ""
+	switch s[:2] {
+	case "{{":
+		end = "}}"
+	case "*|":
+		end = "|*"
+	case "%%", "{%":
+		end = "%}"
+		if s[0] == '%' {
+			end = "%%"
+		}
+	case "<<":
+		end = ">>"
+	case "${":
+		end = "}"
+	case "[[":
+		end = "]]"
+	default:
+		return false
+	}
+	return strings.Index(s[2:min(len(s), 64)], end) > 0
+}
+
+// namedSlot reports one of slotWords in single brackets at the start of s.
+func namedSlot(s string) bool {
+	var end byte
+	switch s[0] {
+	case '{':
+		end = '}'
+	case '%', '#':
+		end = s[0]
+	case '[':
+		end = ']'
+	case '<':
+		end = '>'
+	default:
+		return false
+	}
+	s = s[1:min(len(s), 33)]
+	n := strings.IndexByte(s, end)
+	return n > 2 && slotName(s[:n])
 }
 
 // slotWords are parts of the names that mailing tools give to merge slots.

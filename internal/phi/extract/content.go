@@ -212,7 +212,7 @@ func (w *walker) plainHosts(text string) {
 		if end < 0 {
 			end = len(text) - i
 		}
-		w.host(text[start : i+end])
+		w.host([]byte(text[start : i+end]))
 		text = text[i+3:]
 	}
 }

@@ -20,6 +20,8 @@ type page struct {
 	marks []Mark
 	open  []zoned // elements that opened a zone
 	skip  atom.Atom
+	lower []byte // scratch for one attribute
+	name  []byte // scratch for one tag
 }
 
 type zoned struct {
@@ -67,7 +69,7 @@ func (p *page) read(doc []byte, base int) {
 				p.chars(raw, pos)
 			}
 		case html.StartTagToken, html.SelfClosingTagToken:
-			p.start(z, pos, t == html.SelfClosingTagToken)
+			p.start(raw, pos, t == html.SelfClosingTagToken)
 		case html.EndTagToken:
 			name, _ := z.TagName()
 			p.end(name, pos)
@@ -81,14 +83,16 @@ func (p *page) read(doc []byte, base int) {
 // chars writes text with its entities decoded and white space as one space.
 func (p *page) chars(raw []byte, pos int) {
 	for i := 0; i < len(raw); {
-		j := bytes.IndexAny(raw[i:], "&\r\n\t")
-		if j < 0 {
-			p.text.write(raw[i:], pos+i)
-			return
+		j := i
+		for j < len(raw) && raw[j] != '&' && raw[j] != '\n' && raw[j] != '\r' && raw[j] != '\t' {
+			j++
 		}
-		if j > 0 {
-			p.text.write(raw[i:i+j], pos+i)
-			i += j
+		if j > i {
+			p.text.write(raw[i:j], pos+i)
+			i = j
+		}
+		if i == len(raw) {
+			return
 		}
 		if raw[i] != '&' {
 			p.space(pos + i)
@@ -126,8 +130,8 @@ var block = map[atom.Atom]bool{
 	atom.Dt: true, atom.Dd: true, atom.Option: true, atom.Body: true, atom.Center: true, atom.Form: true, atom.Address: true,
 }
 
-func (p *page) start(z *html.Tokenizer, pos int, selfClosing bool) {
-	name, more := z.TagName()
+func (p *page) start(raw []byte, pos int, selfClosing bool) {
+	name, rest := p.tagName(raw)
 	tag := atom.Lookup(name)
 	switch {
 	case tag == atom.Td || tag == atom.Th:
@@ -148,14 +152,76 @@ func (p *page) start(z *html.Tokenizer, pos int, selfClosing bool) {
 	case atom.Img:
 		p.w.out.Images++
 	}
-	for more {
+	for len(rest) > 0 {
 		var key, val []byte
-		key, val, more = z.TagAttr()
+		if key, val, rest = nextAttr(rest); len(key) == 0 {
+			continue
+		}
 		if z := p.attr(tag, key, val, pos); z != Plain && zone == Plain {
 			zone = z
 		}
 	}
 	p.nest(name, tag, zone, selfClosing)
+}
+
+// tagName splits "<Name attributes>" and returns the name in lower case, until
+// the next call.
+func (p *page) tagName(raw []byte) (name, rest []byte) {
+	raw = bytes.TrimSuffix(bytes.TrimSuffix(raw[1:], []byte(">")), []byte("/"))
+	n := bytes.IndexAny(raw, " \t\r\n\f/")
+	if n < 0 {
+		n = len(raw)
+	}
+	p.name = appendLower(p.name[:0], raw[:n])
+	return p.name, raw[n:]
+}
+
+// nextAttr reads one attribute as HTML Standard 13.2.5.32 ff. does; val has its
+// entities decoded. The tokenizer's own reading allocates for each.
+func nextAttr(s []byte) (key, val, rest []byte) {
+	s = bytes.TrimLeft(s, " \t\r\n\f/")
+	n := 0
+	for n < len(s) && s[n] > ' ' && s[n] != '/' && (s[n] != '=' || n == 0) {
+		if c := s[n]; c >= 'A' && c <= 'Z' {
+			s[n] = c | 0x20
+		}
+		n++
+	}
+	key, rest = s[:n], bytes.TrimLeft(s[n:], " \t\r\n\f")
+	if len(rest) == 0 || rest[0] != '=' {
+		return key, nil, rest
+	}
+	rest = bytes.TrimLeft(rest[1:], " \t\r\n\f")
+	if len(rest) == 0 {
+		return key, nil, nil
+	}
+	end := 0
+	if q := rest[0]; q == '"' || q == '\'' {
+		rest = rest[1:]
+		if end = bytes.IndexByte(rest, q); end < 0 {
+			end = len(rest)
+		}
+		val, rest = rest[:end], rest[min(end+1, len(rest)):]
+	} else {
+		if end = bytes.IndexAny(rest, " \t\r\n\f"); end < 0 {
+			end = len(rest)
+		}
+		val, rest = rest[:end], rest[end:]
+	}
+	if bytes.IndexByte(val, '&') >= 0 {
+		val = []byte(html.UnescapeString(string(val)))
+	}
+	return key, val, rest
+}
+
+func appendLower(to, s []byte) []byte {
+	for _, c := range s {
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		to = append(to, c)
+	}
+	return to
 }
 
 // nest keeps track of the zones that are open, and of elements of the same name
@@ -230,70 +296,94 @@ func (p *page) attr(tag atom.Atom, key, val []byte, pos int) Zone {
 			p.aside.writeByte('\n', pos)
 		}
 	case "href", "src", "action", "background", "poster":
-		p.link(string(val), pos)
+		p.link(val, pos)
 	case "class", "id", "role":
-		return zoneName(val)
+		if len(val) <= 100 {
+			return zoneName(p.fold(val))
+		}
 	case "style":
-		return zoneStyle(val)
+		if len(val) <= 2000 {
+			return zoneStyle(p.fold(val))
+		}
 	case "hidden":
 		return Hidden
 	}
 	return Plain
 }
 
-func zoneName(val []byte) Zone {
-	if len(val) > 100 {
-		return Plain
-	}
-	v := strings.ToLower(string(val))
+// fold returns an attribute in lower case, until the next call.
+func (p *page) fold(val []byte) []byte {
+	p.lower = appendLower(p.lower[:0], val)
+	return p.lower
+}
+
+var footerName, quoteName, navName, navbarName, navigationName = []byte("footer"), []byte("gmail_quote"), []byte("nav"), []byte("navbar"), []byte("navigation")
+
+// zoneName reads a class, id or role in lower case.
+func zoneName(v []byte) Zone {
 	switch {
-	case strings.Contains(v, "footer"):
+	case bytes.Contains(v, footerName):
 		return Footer
-	case strings.Contains(v, "gmail_quote"):
+	case bytes.Contains(v, quoteName):
 		return Quoted
-	case v == "nav" || strings.Contains(v, "navbar") || strings.Contains(v, "navigation"):
+	case bytes.Equal(v, navName) || bytes.Contains(v, navbarName) || bytes.Contains(v, navigationName):
 		return Nav
 	}
 	return Plain
 }
 
-// zoneStyle finds the usual ways to hide text. Hidden text is scanned all the
-// same: the mark only says that a reader would not see it.
-func zoneStyle(val []byte) Zone {
-	if len(val) > 2000 || !bytes.Contains(val, []byte(":")) {
-		return Plain
-	}
-	v := strings.ToLower(string(val))
-	for _, sign := range []string{"display:none", "display: none", "visibility:hidden", "visibility: hidden", "font-size:0", "font-size: 0", "font-size:1px", "font-size: 1px", "opacity:0;", "mso-hide:all", "max-height:0"} {
-		if strings.Contains(v, sign) {
-			return Hidden
+// hiding lists the usual ways to hide text, by the property and the beginning
+// of its value.
+var hiding = map[string][]string{
+	"display": {"none"}, "visibility": {"hidden"}, "font-size": {"0", "1px"}, "opacity": {"0;"}, "mso-hide": {"all"}, "max-height": {"0"},
+}
+
+// zoneStyle finds hidden text in a style in lower case. Hidden text is scanned
+// all the same: the mark only says that a reader would not see it.
+func zoneStyle(v []byte) Zone {
+	for len(v) > 0 {
+		end := bytes.IndexByte(v, ';') + 1
+		if end == 0 {
+			end = len(v)
 		}
+		if i := bytes.IndexByte(v[:end], ':'); i > 0 {
+			value := bytes.TrimLeft(v[i+1:end], " ")
+			for _, sign := range hiding[string(bytes.TrimSpace(v[:i]))] {
+				if len(value) >= len(sign) && string(value[:len(sign)]) == sign {
+					return Hidden
+				}
+			}
+		}
+		v = v[end:]
 	}
 	return Plain
 }
 
 // link keeps the decoded target of a link: a path or query may say what the
 // text does not (results, a record number, an address).
-func (p *page) link(target string, pos int) {
-	target = strings.TrimSpace(target)
+func (p *page) link(target []byte, pos int) {
+	target = bytes.TrimSpace(target)
 	switch {
-	case strings.HasPrefix(target, "cid:") || target == "" || target[0] == '#':
+	case len(target) == 0 || target[0] == '#' || hasPrefix(target, "cid:"):
 		return
-	case strings.HasPrefix(target, "data:"):
-		if strings.HasPrefix(target, "data:image/") {
-			p.w.out.Images++
-		} else {
-			p.w.dataURI(p.at, target)
-		}
+	case hasPrefix(target, "data:image/"):
+		p.w.out.Images++
+		return
+	case hasPrefix(target, "data:"):
+		p.w.dataURI(p.at, string(target))
 		return
 	}
 	p.w.host(target)
-	if plain, err := url.QueryUnescape(target); err == nil {
-		target = plain
+	if bytes.IndexByte(target, '%') >= 0 || bytes.IndexByte(target, '+') >= 0 {
+		if plain, err := url.QueryUnescape(string(target)); err == nil {
+			target = []byte(plain)
+		}
 	}
-	p.links.writeString(target, pos)
+	p.links.write(target, pos)
 	p.links.writeByte('\n', pos)
 }
+
+func hasPrefix(b []byte, s string) bool { return len(b) >= len(s) && string(b[:len(s)]) == s }
 
 // dataURI reads text carried in a link (RFC 2397).
 func (w *walker) dataURI(at spot, uri string) {
@@ -317,24 +407,26 @@ func (w *walker) dataURI(at spot, uri string) {
 	}
 }
 
-func (w *walker) host(target string) {
-	_, rest, ok := strings.Cut(target, "//")
+// host notes the host of a link, in lower case.
+func (w *walker) host(target []byte) {
+	_, rest, ok := bytes.Cut(target, slashes)
 	if !ok {
 		return
 	}
-	end := strings.IndexAny(rest, "/?#: \t\r\n")
-	if end < 0 {
-		end = len(rest)
+	if end := bytes.IndexAny(rest, "/?#: \t\r\n"); end >= 0 {
+		rest = rest[:end]
 	}
-	rest = rest[:end]
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-		rest = rest[i+1:]
+	rest = rest[bytes.LastIndexByte(rest, '@')+1:]
+	if bytes.IndexByte(rest, '.') < 0 || w.hosts[string(rest)] || len(w.hosts) >= 1000 {
+		return
 	}
-	if h := strings.ToLower(rest); strings.Contains(h, ".") && !w.hosts[h] && len(w.hosts) < 1000 {
+	if h := strings.ToLower(string(rest)); !w.hosts[h] {
 		w.hosts[h] = true
 		w.out.Hosts = append(w.out.Hosts, h)
 	}
 }
+
+var slashes = []byte("//")
 
 // comment reads what Outlook shows of conditional comments, and what tools
 // leave in the others.

@@ -15,7 +15,6 @@ type tally struct {
 	animals, jobs      int
 	words, english     int
 	clinician          int // sentences in the voice of somebody who treats
-	everyday           int // ambiguous health words
 	longest            int // words of the longest text of the mail itself
 	promoSubject       bool
 	promoLead          int

@@ -290,6 +290,47 @@ func TestHouseTerms(t *testing.T) {
 	}
 }
 
+// TestHouseTermsInContext gives needs and unless both sides.
+func TestHouseTermsInContext(t *testing.T) {
+	terms, err := ReadTerms("terms.yaml", []byte("terms:\n  - {term: sunrise, tier: S, needs: [program, care group], unless: [yoga]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Options{Terms: terms, CareRelationship: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for body, want := range map[string]bool{
+		"Your Sunrise program record has been updated.":      true,
+		"Your Sunrise care group record has been updated.":   true,
+		"Your sunrise record has been updated.":              false,
+		"Your Sunrise yoga program record has been updated.": false,
+	} {
+		d := s.Read(context.Background(), mailOf("Hello", body))
+		got := false
+		for _, f := range d.Findings() {
+			got = got || f.Rule == "condition"
+		}
+		if got != want {
+			t.Errorf("%q: %v", body, got)
+		}
+	}
+}
+
+// TestTermLinter refuses what would hold ordinary mail.
+func TestTermLinter(t *testing.T) {
+	for entry, refused := range map[string]bool{
+		"{term: summer, tier: S}": true, "{term: maria, tier: S}": true, "{term: summer, tier: A}": false,
+		"{term: summer, tier: S, needs: [camp]}": false, "{term: summer steps, tier: S}": false, "{term: gout, tier: S}": false,
+		"{term: zolvexin, tier: S}": false, "{term: zolvexin, tier: S, needs: ['']}": true,
+	} {
+		_, err := ReadTerms("terms.yaml", []byte("terms:\n  - "+entry+"\n"))
+		if (err != nil) != refused || err != nil && !strings.Contains(err.Error(), "terms.yaml:2:") {
+			t.Errorf("%s: %v", entry, err)
+		}
+	}
+}
+
 // TestScannerIsShared runs readers side by side; the race detector watches.
 func TestScannerIsShared(t *testing.T) {
 	s := scanner(t)

@@ -36,8 +36,9 @@ type Options struct {
 
 // Scanner reads messages. It is immutable and safe for concurrent use.
 type Scanner struct {
-	opt Options
-	lx  *lexicon.Lexicon
+	opt   Options
+	lx    *lexicon.Lexicon
+	house []condition
 
 	pool sync.Pool // *reader
 }
@@ -54,8 +55,7 @@ func New(o Options) (*Scanner, error) {
 	if o.High == 0 {
 		o.High = .85
 	}
-	o.Terms.teach(lx)
-	return &Scanner{opt: o, lx: lx}, nil
+	return &Scanner{opt: o, lx: lx, house: o.Terms.teach(lx)}, nil
 }
 
 // Document is what was found in one message, before anything is known of the
@@ -195,6 +195,7 @@ func (r *reader) readPart(i int) {
 		return
 	}
 	t.match(r.scanner.lx)
+	t.condition(r.scanner.house)
 	t.zone(p.Marks)
 	r.codes = r.codes[:0]
 	r.scanIDs(t)

@@ -195,6 +195,7 @@ type Term struct {
 	Caps   bool  // only when written in capitals
 	Cues   Cue
 	Labels Labels
+	House  uint16 // number of the condition of a house term, 0 for none
 }
 
 // Name is a set of what a word may be in a person's name.
@@ -343,7 +344,7 @@ func (lx *Lexicon) merge(phrase string, t Term) {
 	}
 	have := lx.terms[lx.trie.get(key)]
 	if t.Kind != NoKind {
-		have.Kind, have.Tier, have.Topic, have.Caps = t.Kind, t.Tier, t.Topic, t.Caps
+		have.Kind, have.Tier, have.Topic, have.Caps, have.House = t.Kind, t.Tier, t.Topic, t.Caps, t.House
 	}
 	if t.Sender != NoTopic {
 		have.Sender = t.Sender
@@ -458,6 +459,24 @@ func (lx *Lexicon) ICD(code []byte) bool { return lx.icd.get(Hash(code)) != 0 }
 
 // Name returns what the word with hash h may be in a name.
 func (lx *Lexicon) Name(h uint64) Name { return Name(lx.names.get(h)) }
+
+// Common reports a word that ordinary mail is full of, or a person's name, and
+// that the shipped lists do not know as a sure health term.
+func (lx *Lexicon) Common(word string) bool {
+	key, ok := phraseKey(word)
+	if !ok {
+		return false
+	}
+	if t := lx.terms[lx.trie.get(key)]; t.Tier == Specific || t.Tier == Caring {
+		return false
+	} else if t.Tier != NoTier || t.Cues != 0 || t.Kind == Figure {
+		return true
+	}
+	return lx.Name(Hash([]byte(strings.ToLower(word)))) != 0
+}
+
+// Stems returns the stems of the words of a phrase, as the scanner sees them.
+func Stems(phrase string) []uint64 { return phraseWords(phrase) }
 
 // Step walks one word down the phrases: from the state of the words before
 // (0 at the start) to the next state. term is nonzero where a phrase ends;

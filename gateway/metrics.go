@@ -19,6 +19,7 @@ type metrics struct {
 	decisions    *prometheus.CounterVec // by code
 	refused      *prometheus.CounterVec // before any decision, by code
 	outcomes     *prometheus.CounterVec // of delivery attempts
+	refusals     *prometheus.CounterVec // of other servers, by what they are about
 	queue        *prometheus.CounterVec // what happens in the queue
 	accept       prometheus.Histogram
 	authFailures prometheus.Counter
@@ -43,6 +44,7 @@ func newMetrics() *metrics {
 	m.decisions = vec("decisions_total", "Decisions for recipients, by code.", "code")
 	m.refused = vec("refused_total", "Commands refused before any decision, by code.", "code")
 	m.outcomes = vec("deliveries_total", "Ends of delivery attempts, by outcome.", "outcome")
+	m.refusals = vec("refusals_total", "Replies of other servers that refused, by what they are about.", "class")
 	m.queue = vec("queue_events_total", "Events of the queue, by kind.", "event")
 	m.reloads = vec("reloads_total", "Reloads of policy and certificates, by result.", "result")
 	m.authFailures = counter("auth_failures_total", "Wrong passwords.")

@@ -58,14 +58,16 @@ func kindOf(a policy.Action) audit.Kind {
 	return audit.Held
 }
 
-// envelopeLeaf is the leaf of something that happened to a queued envelope. why
+// envelopeLeaf is the leaf of something that happened to a queued envelope. It
 // holds codes and host names of ours, never a word of a peer or a mail.
-func (g *Gateway) envelopeLeaf(kind audit.Kind, e store.Envelope, code policy.Code, evidence tlscheck.Evidence, why string) store.Leaf {
+func (g *Gateway) envelopeLeaf(kind audit.Kind, e store.Envelope, code policy.Code, end ending) store.Leaf {
+	codes := proofCodes(e, end.tls)
+	end.codes(codes)
 	return g.audit.Leaf(audit.Event{
 		Time: g.clock(), ID: e.Message.ID, Envelope: e.ID, Kind: kind, Code: code, Rule: e.Rule, Policy: g.rules().Hash(),
 		Sender: e.Message.Sender, Partner: e.Facts.Partner, Facts: &e.Facts, Recipient: policy.Address(e.Recipient),
 		Return: policy.Address(e.Message.Return), Campaign: e.Message.Campaign,
-		Codes: proofCodes(e, evidence), Evidence: proofOf(evidence, why),
+		Codes: codes, Evidence: proofOf(end.tls, end.why),
 	})
 }
 

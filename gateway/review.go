@@ -8,7 +8,6 @@ import (
 	"github.com/phigate/phigate/internal/audit"
 	"github.com/phigate/phigate/internal/store"
 	"github.com/phigate/phigate/policy"
-	"github.com/phigate/phigate/tlscheck"
 )
 
 // Correction is what a reviewer found to be otherwise than the gateway did;
@@ -119,7 +118,7 @@ func (g *Gateway) releaseToPortal(ctx context.Context, e store.Envelope, v polic
 	if err != nil {
 		return err
 	}
-	effects.Leaves = []store.Leaf{leaf, g.envelopeLeaf(audit.Pickup, e, v.Code, tlscheck.Evidence{}, "released")}
+	effects.Leaves = []store.Leaf{leaf, g.envelopeLeaf(audit.Pickup, e, v.Code, ending{why: "released"})}
 	err = g.store.Change(ctx, store.Change{Envelopes: []store.EnvelopeID{e.ID}}, effects)
 	g.queue.Kick()
 	return err

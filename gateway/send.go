@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/phigate/phigate/internal/store"
 	"github.com/phigate/phigate/policy"
 	"github.com/phigate/phigate/queue"
+	"github.com/phigate/phigate/queue/bounce"
 	"github.com/phigate/phigate/tlscheck"
 )
 
@@ -42,24 +42,24 @@ func (g *Gateway) attempt(ctx context.Context, l *line, e store.Envelope) queue.
 		e.Facts.Partner = partnerOf(rules, e.Message.Sender)
 		v, facts, err := g.recheck(ctx, rules, e.Facts, policy.Address(e.Recipient))
 		if err != nil {
-			return g.later(e, "records", err)
+			return g.later(e, ending{why: "records"}, err)
 		}
 		e.Facts = facts
 		if v.Action != policy.Deliver {
-			return g.instead(ctx, e, v, tlscheck.Evidence{}, "records changed")
+			return g.instead(ctx, e, v, ending{why: "records changed"})
 		}
 		e.Floor = e.Floor.Max(floorOf(rules, v)) // floors only rise
 	}
 	body, err := g.store.Body(ctx, e.Message.ID)
 	if err != nil {
-		return g.later(e, "body", err)
+		return g.later(e, ending{why: "body"}, err)
 	}
 	reply, evidence, err := l.send(ctx, e, body)
 	if err == nil && reply.Accepted() {
 		return g.delivered(e, reply, evidence)
 	}
 	reply = heard(reply, err)
-	out := g.failed(ctx, e, reply, evidence, err)
+	out := g.failed(ctx, e, refusal(reply, evidence, err), reply.Class(), err)
 	out.Words = queue.Words(reply.Text)
 	return out
 }
@@ -94,82 +94,74 @@ func partnerOf(rules *policy.Policy, sender string) string {
 	return s.Partner
 }
 
-// failed decides by the class of a failure, and by nothing else.
-func (g *Gateway) failed(ctx context.Context, e store.Envelope, reply delivery.Reply, evidence tlscheck.Evidence, err error) queue.Outcome {
-	class, why := reply.Class(), said(reply)
+// failed decides by the class of a failure, and by nothing else: that of err, or
+// else of the reply.
+func (g *Gateway) failed(ctx context.Context, e store.Envelope, end ending, class tlscheck.FailureClass, err error) queue.Outcome {
 	if err != nil {
-		class, why = tlscheck.ClassOf(err), err.Error()
+		class = tlscheck.ClassOf(err)
+	}
+	if end.about.Class != "" {
+		g.metrics.refusals.WithLabelValues(string(end.about.Class)).Inc()
 	}
 	switch class {
 	case tlscheck.Permanent:
-		return g.bounce(e, e.Code.Expired(), enhancedOf(reply, err), said(reply), evidence, why)
+		return g.bounce(e, e.Code.Expired(), end)
 	case tlscheck.PolicyFail:
 		if !e.Floor.IsOpen() {
-			return g.otherwise(ctx, e, evidence, why)
+			return g.otherwise(ctx, e, end)
 		} // mail without a floor waits for a domain to keep its own policy (RFC 8461 §5.1)
 	case tlscheck.Indeterminate:
-		out := g.later(e, "reply lost", err)
+		out := g.later(e, ending{why: "reply lost"}, err)
 		out.Sent = true
 		return out
 	}
 	if now := g.clock(); !e.Within.IsZero() && !now.Before(e.Within) {
-		return g.otherwise(ctx, e, evidence, why)
+		return g.otherwise(ctx, e, end)
 	}
-	out := g.later(e, class.String(), errors.New(why))
-	out.LastReply = said(reply)
-	out.Down = err != nil && evidence.Version == "" && class != tlscheck.PolicyFail // nobody there to talk to
+	out := g.later(e, ending{reply: end.reply, about: end.about, why: class.String()}, errors.New(end.why))
+	out.Down = err != nil && end.tls.Version == "" && class != tlscheck.PolicyFail // nobody there to talk to
 	if !e.Within.IsZero() && e.Due.After(e.Within) {
 		out.Due = e.Within // the lease's next try would come too late for the floor's deadline
 	}
 	return out
 }
 
-// enhancedOf is the enhanced status of a permanent failure.
-func enhancedOf(reply delivery.Reply, err error) string {
-	var f *tlscheck.Failure
-	if errors.As(err, &f) {
-		return f.Enhanced
-	}
-	return reply.Enhanced
-}
-
 // otherwise does an envelope's Else: the floor cannot be met.
-func (g *Gateway) otherwise(ctx context.Context, e store.Envelope, evidence tlscheck.Evidence, why string) queue.Outcome {
+func (g *Gateway) otherwise(ctx context.Context, e store.Envelope, end ending) queue.Outcome {
 	v := policy.Verdict{Recipient: policy.Address(e.Recipient), Action: policy.Deliver, Else: e.Else, Code: e.Code, Rule: e.Rule}.Otherwise()
-	return g.instead(ctx, e, v, evidence, why)
+	return g.instead(ctx, e, v, end)
 }
 
 // instead does with a queued envelope what its verdict has become.
-func (g *Gateway) instead(ctx context.Context, e store.Envelope, v policy.Verdict, evidence tlscheck.Evidence, why string) queue.Outcome {
+func (g *Gateway) instead(ctx context.Context, e store.Envelope, v policy.Verdict, end ending) queue.Outcome {
 	if e.Sent && v.Action == policy.Portal {
 		v.Action = policy.Hold // what may have arrived never also becomes a pickup: a person decides
 	}
 	switch v.Action {
 	case policy.Portal:
-		return g.toPortal(ctx, e, v, evidence, why)
+		return g.toPortal(ctx, e, v, end)
 	case policy.Hold:
 		out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Park, Code: v.Code, Expires: g.clock().Add(holdFor)}}
-		out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Held, e, v.Code, evidence, why)}
+		out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Held, e, v.Code, end)}
 		return out
 	case policy.Defer:
-		return g.later(e, string(v.Code), errors.New(why))
+		return g.later(e, ending{why: string(v.Code)}, errors.New(end.why))
 	}
-	_, enhanced, _ := policy.Reply(v.Code)
-	return g.bounce(e, v.Code, enhanced, "", evidence, why)
+	return g.bounce(e, v.Code, end.ours())
 }
 
 // toPortal latches an envelope to pickup: it leaves the queue for good in the
 // same transaction that makes the pickup and its notice.
-func (g *Gateway) toPortal(ctx context.Context, e store.Envelope, v policy.Verdict, evidence tlscheck.Evidence, why string) queue.Outcome {
+func (g *Gateway) toPortal(ctx context.Context, e store.Envelope, v policy.Verdict, end ending) queue.Outcome {
 	if g.portal == nil {
-		return g.bounce(e, noPortal(v.Code), "5.7.4", "", evidence, why)
+		return g.bounce(e, noPortal(v.Code), end.ours())
 	}
 	effects, err := g.pickupEffects(ctx, e, v.Code)
 	if err != nil {
-		return g.later(e, "portal", err)
+		return g.later(e, ending{why: "portal"}, err)
 	}
 	g.metrics.outcomes.WithLabelValues("pickup").Inc()
-	effects.Leaves = append(effects.Leaves, g.envelopeLeaf(audit.Pickup, e, v.Code, evidence, why))
+	effects.Leaves = append(effects.Leaves, g.envelopeLeaf(audit.Pickup, e, v.Code, end))
 	return queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, Code: v.Code}, Effects: effects}
 }
 
@@ -186,7 +178,7 @@ func (g *Gateway) pickupEffects(ctx context.Context, e store.Envelope, code poli
 func (g *Gateway) delivered(e store.Envelope, reply delivery.Reply, evidence tlscheck.Evidence) queue.Outcome {
 	g.metrics.outcomes.WithLabelValues("delivered").Inc()
 	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, LastReply: said(reply)}}
-	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Delivered, e, e.Code, evidence, said(reply))}
+	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Delivered, e, e.Code, ending{tls: evidence, why: said(reply)})}
 	if strings.Contains(e.Notify, "SUCCESS") { // the next server is not told of the wish (RFC 3461 §5.2.2)
 		err := g.addDSN(&out.Effects, e.Message, mail.Status{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Relayed,
 			Enhanced: "2.0.0", Code: e.Code, Reply: said(reply), RemoteMTA: evidence.MX})
@@ -199,34 +191,35 @@ func (g *Gateway) delivered(e store.Envelope, reply delivery.Reply, evidence tls
 
 // later leaves an envelope in the queue, due when its lease said. The retry is
 // on record; the reason is for the operator and names no one.
-func (g *Gateway) later(e store.Envelope, what string, err error) queue.Outcome {
+func (g *Gateway) later(e store.Envelope, end ending, err error) queue.Outcome {
 	g.metrics.outcomes.WithLabelValues("deferred").Inc()
-	g.log.Info("delivery deferred", "envelope", e.ID, "what", what, "err", err)
-	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Retry}}
-	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Deferred, e, e.Code, tlscheck.Evidence{}, what)}
+	g.log.Info("delivery deferred", "envelope", e.ID, "what", end.why, "err", err)
+	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Retry, LastReply: end.last()}}
+	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Deferred, e, e.Code, end)}
 	return out
 }
 
 // bounce gives an envelope up and tells its sender, without a word of the mail.
 // A notice that bounces is a pickup nobody will come for: whoever sent the
-// message is told in its place. A recipient that does not exist is suppressed.
-func (g *Gateway) bounce(e store.Envelope, code policy.Code, enhanced, reply string, evidence tlscheck.Evidence, why string) queue.Outcome {
+// message is told in its place. A recipient that does not exist is suppressed;
+// what a server thinks of us or of the message is no fault of the recipient.
+func (g *Gateway) bounce(e store.Envelope, code policy.Code, end ending) queue.Outcome {
 	g.metrics.outcomes.WithLabelValues("bounced").Inc()
-	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, Code: code, LastReply: reply}}
+	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, Code: code, LastReply: end.last()}}
 	m, err := g.original(e)
 	if err != nil {
 		g.log.Error("pickup of a bounced notice not found", "envelope", e.ID, "err", err)
 	}
 	e.Message = m
-	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Bounced, e, code, evidence, why)}
-	if badRecipient(enhanced) {
+	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Bounced, e, code, end)}
+	if end.about.Class == bounce.RecipientBad {
 		g.suppress(&out.Effects, e)
 	}
 	if !wantsFailure(e.Notify) {
 		return out
 	}
 	err = g.addDSN(&out.Effects, m, mail.Status{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Failed,
-		Enhanced: enhanced, Code: code, Reply: reply, RemoteMTA: evidence.MX})
+		Enhanced: end.status(code), Class: string(end.about.Class), Code: code, Reply: end.said(), RemoteMTA: end.tls.MX})
 	if err != nil {
 		g.log.Error("DSN not made", "envelope", e.ID, "err", err)
 	}
@@ -256,12 +249,6 @@ func (g *Gateway) addDSN(fx *store.Effects, m store.Message, about mail.Status) 
 	return err
 }
 
-// badRecipient reports whether a status says that the mailbox does not exist
-// (RFC 3463 §3.2, RFC 7505), as against a full one or a poor opinion of us.
-func badRecipient(enhanced string) bool {
-	return slices.Contains([]string{"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"}, enhanced)
-}
-
 // suppressFor is how long an address that failed for good is not tried again.
 const suppressFor = 90 * 24 * time.Hour
 
@@ -283,15 +270,12 @@ func (g *Gateway) expired(ctx context.Context, e store.Envelope) (queue.Outcome,
 	if e.State != store.Held && e.Message.Sender != "" && !e.Floor.IsOpen() {
 		return g.tooLate(ctx, e)
 	}
-	code := e.Code.Expired()
-	_, enhanced, _ := policy.Reply(code)
-	return g.bounce(e, code, enhanced, e.LastReply, tlscheck.Evidence{}, "time ran out"), nil
+	return g.bounce(e, e.Code.Expired(), outOfTime(e)), nil
 }
 
 // tooLate does the Else of an envelope that found no connection in time, unless
 // the records of now refuse that too.
 func (g *Gateway) tooLate(ctx context.Context, e store.Envelope) (queue.Outcome, error) {
-	const why = "time ran out"
 	rules := g.rules()
 	e.Facts.Partner = partnerOf(rules, e.Message.Sender)
 	v, facts, err := g.recheck(ctx, rules, e.Facts, policy.Address(e.Recipient))
@@ -299,9 +283,9 @@ func (g *Gateway) tooLate(ctx context.Context, e store.Envelope) (queue.Outcome,
 		return queue.Outcome{}, err
 	}
 	if e.Facts = facts; v.Action == policy.Deliver {
-		return g.otherwise(ctx, e, tlscheck.Evidence{}, why), nil
+		return g.otherwise(ctx, e, outOfTime(e)), nil
 	}
-	return g.instead(ctx, e, v, tlscheck.Evidence{}, why), nil
+	return g.instead(ctx, e, v, outOfTime(e)), nil
 }
 
 // line is the connection of one batch. It is used again as long as what it

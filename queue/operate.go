@@ -53,6 +53,7 @@ type Row struct {
 	Accepted    time.Time        `json:"accepted"`
 	Size        int              `json:"size"`
 	LastReply   string           `json:"last_reply,omitempty"`
+	Class       string           `json:"class,omitempty"` // what the last reply was about
 	LastAt      *time.Time       `json:"last_at,omitempty"`
 	Recipient   policy.Address   `json:"recipient,omitempty"`
 }
@@ -62,7 +63,8 @@ func (q *Queue) row(e store.Envelope) Row {
 		ID: e.Message.ID, Envelope: e.ID, State: e.State, Code: e.Code, Sender: e.Message.Sender,
 		Destination: e.Dest, Due: e.Due, Attempts: e.Attempts, Expires: q.expires(e), Lane: "bulk", Rule: e.Rule,
 		Campaign: e.Message.Campaign, Floor: e.Floor.String(), Else: e.Else.String(),
-		Accepted: e.Message.Accepted, Size: e.Message.Size, LastReply: e.LastReply,
+		Accepted: e.Message.Accepted, Size: e.Message.Size, LastReply: codesOf(e.LastReply),
+		Class: strings.TrimSpace(strings.TrimPrefix(e.LastReply, codesOf(e.LastReply))),
 	}
 	if e.Lane == store.Prompt {
 		r.Lane = "prompt"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -298,15 +299,15 @@ func (q *Queue) learn(s *session, o Outcome) (stop bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.rehome(s)
-	v, now := s.site, q.o.Clock()
-	if o.LastReply != "" {
-		v.last = said{o.LastReply, now}
+	v, now, codes := s.site, q.o.Clock(), codesOf(o.LastReply)
+	if codes != "" {
+		v.last = said{codes, now}
 		v.passed.count(now)
 	}
-	r := q.sites.shaping.rule(v.name, o.LastReply, o.Words)
+	r := q.sites.shaping.rule(v.name, codes, o.Words)
 	switch {
 	case r != nil: // a server that says why does not count as dead
-		q.obey(s, r, o.LastReply, now)
+		q.obey(s, r, codes, now)
 		return r.do != slow || o.Down
 	case o.Down:
 		q.sites.down(v, s.dest, now)
@@ -315,6 +316,11 @@ func (q *Queue) learn(s *session, o Outcome) (stop bool) {
 		v.success(s.dest, now)
 	}
 	return false
+}
+
+// codesOf is a kept reply without the class that may stand behind its codes.
+func codesOf(reply string) string {
+	return strings.TrimRight(reply, " _abcdefghijklmnopqrstuvwxyz")
 }
 
 // obey does what a rule says. Call it with mu held.

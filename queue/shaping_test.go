@@ -535,3 +535,12 @@ func TestDestinations(t *testing.T) {
 		w.stop()
 	})
 }
+
+// A pattern on the codes does not see the class that is kept behind them.
+func TestCodesOf(t *testing.T) {
+	for kept, want := range map[string]string{"421 4.7.0 our_reputation": "421 4.7.0", "450 temporary": "450", "250 2.0.0": "250 2.0.0", "": ""} {
+		if got := codesOf(kept); got != want {
+			t.Errorf("%q: %q", kept, got)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -71,7 +72,7 @@ func (c *command) queueShow() *cobra.Command {
 				{"envelope", string(r.Envelope)}, {"recipient", r.Recipient.Clear()}, {"state", string(r.State)}, {"code", string(r.Code)},
 				{"reason", entry.Reason}, {"rule", r.Rule}, {"sender", r.Sender}, {"campaign", r.Campaign}, {"destination", r.Destination},
 				{"floor", r.Floor}, {"else", r.Else}, {"accepted", r.Accepted.String()}, {"due", r.Due.String()},
-				{"expires", r.Expires.String()}, {"attempts", fmt.Sprint(r.Attempts)}, {"last reply", r.LastReply}, {"size", fmt.Sprint(r.Size)},
+				{"expires", r.Expires.String()}, {"attempts", fmt.Sprint(r.Attempts)}, {"last reply", strings.TrimSpace(r.LastReply + " " + r.Class)}, {"size", fmt.Sprint(r.Size)},
 				{"next step", entry.NextStaff},
 			} {
 				if line[1] != "" {

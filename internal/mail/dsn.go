@@ -35,6 +35,7 @@ type Status struct {
 	ORcpt     string // RFC 3461 ORCPT as it was given, "" if none
 	Action    DSNAction
 	Enhanced  string      // RFC 3463 code; "" or a malformed one is 5.0.0
+	Class     string      // what the refusal is about, a word of ours; "" if unknown
 	Code      policy.Code // our reason
 	Reply     string      // the other server's reply; only its codes are taken over
 	RemoteMTA string      // who gave it, "" if we decided
@@ -74,6 +75,9 @@ func (d DSN) text() string {
 	for _, s := range d.Recipients {
 		fmt.Fprintf(&b, "\n%s: %s\n", s.Recipient.Clear(), s.Action)
 		fmt.Fprintf(&b, "  reason: %s\n", s.diagnostic(d.MessageID))
+		if s.Class != "" {
+			fmt.Fprintf(&b, "  it is about: %s\n", strings.ReplaceAll(s.Class, "_", " "))
+		}
 		if !s.Until.IsZero() {
 			fmt.Fprintf(&b, "  It will be tried until %s.\n", date(s.Until))
 		}
@@ -94,6 +98,7 @@ func (s Status) write(b *strings.Builder, id string) {
 	}
 	writeField(b, "Diagnostic-Code", "smtp; "+s.diagnostic(id))
 	writeField(b, "Will-Retry-Until", date(s.Until))
+	writeField(b, "X-Bounce-Class", s.Class)
 }
 
 var (

@@ -109,7 +109,7 @@ type Envelope struct {
 
 	Notify    string // RFC 3461 NOTIFY, "" if not given
 	ORcpt     string // RFC 3461 ORCPT
-	LastReply string // code and enhanced code of the last reply, never its text
+	LastReply string // code, enhanced code and class of the last reply, never its text
 	LastAt    time.Time
 	Sent      bool // the final dot was sent once and the reply lost: never also a pickup
 }

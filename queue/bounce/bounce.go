@@ -37,6 +37,13 @@ func Classes() []Class {
 	return []Class{RecipientBad, MailboxFull, OurReputation, Policy, TLS, Content, Temporary, Unknown}
 }
 
+// Status is the RFC 3463 status of a refusal for good that came without one, ""
+// of no class.
+func (c Class) Status() string {
+	return map[Class]string{RecipientBad: "5.1.1", MailboxFull: "5.2.2", OurReputation: "5.7.1", Policy: "5.7.1",
+		TLS: "5.7.10", Content: "5.6.0", Temporary: "5.4.0", Unknown: "5.0.0"}[c]
+}
+
 // Reply is what a server said. It prints as its codes.
 type Reply struct {
 	Code     int    // 0 if a report does not tell

@@ -21,6 +21,7 @@ type ScanOptions struct {
 	Audience    string
 	Segment     string
 	Terms       string // file of house terms
+	Explain     bool   // lay the judgement open
 }
 
 // Scan judges messages outside any site.
@@ -63,6 +64,7 @@ type ScanLine struct {
 	Topic       string            `json:"topic"`
 	Language    string            `json:"language,omitempty"`
 	Negative    []string          `json:"negative,omitempty"`
+	Explanation *phi.Explanation  `json:"explanation,omitempty"`
 }
 
 // Line scans one message. With several recipients the line is that of the
@@ -74,10 +76,16 @@ func (s *Scan) Line(ctx context.Context, file string, data []byte) ScanLine {
 	for i, rcpt := range to {
 		c.Recipient = rcpt
 		if r := doc.Judge(c); i == 0 || r.Score > worst.Score {
-			worst = r
+			worst, to[0] = r, rcpt
 		}
 	}
-	return scanLine(file, doc, worst)
+	line := scanLine(file, doc, worst)
+	if s.o.Explain {
+		c.Recipient = to[0]
+		e := doc.Explain(c)
+		line.Explanation = &e
+	}
+	return line
 }
 
 // scanLine is a result with all findings, also where the verdict is none.
@@ -160,8 +168,23 @@ func (l ScanLine) WriteTo(w io.Writer) (int64, error) {
 	for _, n := range l.Negative {
 		fmt.Fprintf(&b, "  against    %s\n", cut(n, 84))
 	}
+	if l.Explanation != nil {
+		writeExplanation(&b, l.Explanation)
+	}
 	n, err := io.WriteString(w, b.String())
 	return int64(n), err
+}
+
+func writeExplanation(b *strings.Builder, e *phi.Explanation) {
+	for _, t := range e.Texts {
+		fmt.Fprintf(b, "  in %s\n", t.Part)
+		for _, line := range strings.Split(strings.TrimSpace(t.Text), "\n") {
+			fmt.Fprintf(b, "    | %s\n", strings.TrimSpace(line))
+		}
+	}
+	for _, c := range e.Changes {
+		fmt.Fprintf(b, "  if %s: %s\n", c.If, verdictWords(c.Say))
+	}
 }
 
 // verdictWords never claims that there is no health information, only that

@@ -50,6 +50,7 @@ func (c *command) scan() *cobra.Command {
 	f.StringVar(&o.Audience, "audience", "", "patients, members, staff, prospects or public")
 	f.StringVar(&o.Segment, "segment", "", "segment of the list, such as diabetes")
 	f.StringVar(&o.Terms, "terms", "", "terms.yaml with house terms")
+	f.BoolVar(&o.Explain, "explain", false, "show the text with findings marked and masked, and what would have changed the verdict")
 	f.BoolVar(&asJSON, "json", false, "a JSON line per message")
 	return cmd
 }

@@ -331,6 +331,33 @@ func TestTermLinter(t *testing.T) {
 	}
 }
 
+// TestExplanation looks for planted values in the text shown, and for what
+// would have changed the verdict.
+func TestExplanation(t *testing.T) {
+	d := doc(t, "Hi Gloria, your sepsis visit with MRN 00418823 is on 3/4/2026 at 9:00.")
+	e := d.Explain(clinic)
+	out, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"Gloria", "sepsis", "00418823", "3/4/2026"} {
+		if strings.Contains(string(out), v) {
+			t.Errorf("%q is readable in %s", v, out)
+		}
+	}
+	if len(e.Texts) != 1 || !strings.Contains(e.Texts[0].Text, "[condition xxxxxx]") || !strings.Contains(e.Texts[0].Text, "[mrn ########]") {
+		t.Errorf("%s", out)
+	}
+	d = doc(t, "Your thyroid panel results are ready.")
+	changed := map[string]bool{}
+	for _, c := range d.Explain(clinic).Changes {
+		changed[c.If] = c.PHI > policy.PHIMedium
+	}
+	if !changed["the recipient were staff"] || !changed["the sender were no health business"] || changed["the audience were patients"] {
+		t.Errorf("changes %v", changed)
+	}
+}
+
 // TestScannerIsShared runs readers side by side; the race detector watches.
 func TestScannerIsShared(t *testing.T) {
 	s := scanner(t)

@@ -99,6 +99,11 @@ func (w *walker) open(at spot, l leaf, data []byte) {
 	case isImage:
 		w.out.Images++
 	case isEncrypted:
+		if signed, ok := opaqueSigned(data); ok {
+			at.mime++
+			w.entity(deeper(at), signed)
+			return
+		}
 		w.cannot(at.path(), Encrypted)
 	case isUnsupported:
 		w.cannot(at.path(), Unsupported)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -42,12 +44,18 @@ func (p painter) verdict(s string) string {
 }
 
 // freePort finds a loopback address nobody uses. The portal must know its own
-// address before it listens, since links are made of it.
+// address before it listens, since links are made of it. The port lies below
+// those that systems give to connections, which
+// otherwise take it while nobody listens.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	const lowest, count, tries = 20000, 12000, 50
+	var err error
+	for range tries {
+		addr := fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(count))
+		var l net.Listener
+		if l, err = net.Listen("tcp", addr); err == nil {
+			return addr, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", err
 }

@@ -99,6 +99,7 @@ type Limits struct {
 	MessageSize yamlfile.Size     `yaml:"message_size" doc:"largest message; 25MiB if left out"`
 	Recipients  int               `yaml:"recipients" doc:"most recipients of a message; 1000 if left out"`
 	Connections int               `yaml:"connections" doc:"most connections at once; 1000 if left out"`
+	PerNetwork  int               `yaml:"connections_per_network" doc:"most connections at once from one /32 (IPv6: /64); 250 if left out"`
 	Memory      yamlfile.Size     `yaml:"memory" doc:"most memory for messages in flight; 512MiB if left out"`
 	Timeout     yamlfile.Duration `yaml:"timeout" doc:"longest wait for a client; 5m if left out (RFC 5321 §4.5.3.2)"`
 }
@@ -166,7 +167,7 @@ type Metrics struct {
 // DefaultConfig holds every default; files overwrite it.
 func DefaultConfig() Config {
 	return Config{
-		Limits: Limits{MessageSize: 25 << 20, Recipients: 1000, Connections: 1000, Memory: 512 << 20, Timeout: yamlfile.Duration(5 * time.Minute)},
+		Limits: Limits{MessageSize: 25 << 20, Recipients: 1000, Connections: 1000, PerNetwork: 250, Memory: 512 << 20, Timeout: yamlfile.Duration(5 * time.Minute)},
 		Delivery: Delivery{
 			Resolver:    []string{"127.0.0.1:53"},
 			Port:        25,
@@ -308,6 +309,7 @@ func (k *checker) limits(l Limits) {
 		{"limits.message_size", l.MessageSize >= 1<<10},
 		{"limits.recipients", l.Recipients >= 1},
 		{"limits.connections", l.Connections >= 1},
+		{"limits.connections_per_network", l.PerNetwork >= 1},
 		{"limits.timeout", time.Duration(l.Timeout) >= time.Second},
 	} {
 		if !v.ok {

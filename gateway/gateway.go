@@ -83,6 +83,7 @@ type Gateway struct {
 	failures  *failures
 	campaigns *campaigns
 	providers *providers
+	quotas    *quotas
 	clients   *clients
 
 	smtp    []bound // set by Listen
@@ -109,7 +110,7 @@ func Open(ctx context.Context, cfg Config, o Options) (*Gateway, error) {
 		providers: newProviders(),
 		metrics:   newMetrics(),
 	}
-	g.clients = &clients{limit: cfg.Limits.Connections, turned: g.metrics.turnedAway.Inc, open: map[*conn]struct{}{}}
+	g.clients = &clients{limit: cfg.Limits.Connections, perNetwork: cfg.Limits.PerNetwork, turned: g.metrics.turnedAway.Inc, open: map[*conn]struct{}{}}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
@@ -135,6 +136,9 @@ func (g *Gateway) open(ctx context.Context, o Options) error {
 		return err
 	}
 	if err := g.openPortal(); err != nil {
+		return err
+	}
+	if err := g.quotas.load(ctx); err != nil {
 		return err
 	}
 	return g.loadSigner(ctx)
@@ -236,6 +240,7 @@ func (g *Gateway) openStore(o Options) error {
 		return err
 	}
 	g.closers = append(g.closers, g.store.Close)
+	g.quotas = newQuotas(g.store, g.clock)
 	return g.openRecords()
 }
 

@@ -110,27 +110,51 @@ func remoteAddr(c net.Conn) netip.Addr {
 
 // clients are the open connections of all SMTP listeners.
 type clients struct {
-	limit  int
-	turned func() // counts those turned away
-	mu     sync.Mutex
-	open   map[*conn]struct{} // guarded by mu
-	closed bool               // no more are taken; guarded by mu
+	limit      int
+	perNetwork int    // 0 = no limit
+	turned     func() // counts those turned away
+	mu         sync.Mutex
+	open       map[*conn]struct{}   // guarded by mu
+	from       map[netip.Prefix]int // of them, by network; guarded by mu
+	closed     bool                 // no more are taken; guarded by mu
 }
 
-func (cs *clients) add(c *conn) bool {
+// room is whether one more connection is taken.
+type room int
+
+const (
+	taken   room = iota
+	full         // there are too many
+	crowded      // there are too many from its network
+)
+
+func (cs *clients) add(c *conn) room {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if cs.closed || len(cs.open) >= cs.limit {
-		return false
+	switch {
+	case cs.closed || len(cs.open) >= cs.limit:
+		return full
+	case cs.perNetwork > 0 && c.network.IsValid() && cs.from[c.network] >= cs.perNetwork:
+		return crowded
+	}
+	if cs.from == nil {
+		cs.from = map[netip.Prefix]int{}
 	}
 	cs.open[c] = struct{}{}
-	return true
+	cs.from[c.network]++
+	return taken
 }
 
 func (cs *clients) remove(c *conn) {
 	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if _, open := cs.open[c]; !open {
+		return
+	}
 	delete(cs.open, c)
-	cs.mu.Unlock()
+	if cs.from[c.network]--; cs.from[c.network] <= 0 {
+		delete(cs.from, c.network)
+	}
 }
 
 // drain ends every conversation between two messages, with a 421, and every
@@ -155,6 +179,7 @@ type listener struct {
 	net.Listener
 	clients *clients
 	busy    string // what the one too many is told
+	crowd   string // and the one too many of a network
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -163,13 +188,17 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: n, clients: l.clients, quota: strangerQuota}
-		if l.clients.add(c) {
+		c := &conn{Conn: n, clients: l.clients, quota: strangerQuota, network: network(remoteAddr(n))}
+		word := l.busy
+		switch l.clients.add(c) {
+		case taken:
 			return c, nil
+		case crowded:
+			word = l.crowd
 		}
 		l.clients.turned()
 		n.SetDeadline(time.Now().Add(time.Second)) // the line fits into any socket's buffer
-		n.Write([]byte(l.busy))
+		n.Write([]byte(word))
 		n.Close()
 	}
 }
@@ -185,6 +214,7 @@ const strangerQuota = 64 << 10
 type conn struct {
 	net.Conn
 	clients *clients
+	network netip.Prefix // invalid if it has none
 	mu      sync.Mutex
 	quota   int64         // bytes a stranger may still send; negative: no limit. Guarded by mu
 	broken  error         // guarded by mu

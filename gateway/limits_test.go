@@ -117,7 +117,7 @@ func TestDrainEndsIdleConversationsOnly(t *testing.T) {
 	if _, err := busy.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("after the message: %v", err)
 	}
-	if cs.add(&conn{}) {
+	if cs.add(&conn{}) != full {
 		t.Error("a new connection was taken while draining")
 	}
 }
@@ -128,8 +128,8 @@ func TestOneConnectionTooManyIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	turned := 0
-	cs := &clients{limit: 1, turned: func() { turned++ }, open: map[*conn]struct{}{}}
-	l := &listener{Listener: n, clients: cs, busy: "421 4.3.2 busy\r\n"}
+	cs := &clients{limit: 2, perNetwork: 1, turned: func() { turned++ }, open: map[*conn]struct{}{}}
+	l := &listener{Listener: n, clients: cs, busy: "421 4.3.2 busy\r\n", crowd: "421 4.7.0 crowd\r\n"}
 	defer l.Close()
 	accepted := make(chan net.Conn, 2)
 	go func() {
@@ -153,16 +153,28 @@ func TestOneConnectionTooManyIsTold(t *testing.T) {
 	taken := <-accepted
 	second := dial()
 	defer second.Close()
-	if line, _ := bufio.NewReader(second).ReadString('\n'); !strings.HasPrefix(line, "421 4.3.2") {
-		t.Errorf("got %q", line)
+	if line, _ := bufio.NewReader(second).ReadString('\n'); !strings.HasPrefix(line, "421 4.7.0") {
+		t.Errorf("from a network that has one: %q", line)
 	}
-	if turned != 1 {
+	elsewhere := &conn{network: netip.MustParsePrefix("192.0.2.1/32")}
+	cs.add(elsewhere)
+	third := dial()
+	defer third.Close()
+	if line, _ := bufio.NewReader(third).ReadString('\n'); !strings.HasPrefix(line, "421 4.3.2") {
+		t.Errorf("when there are too many: %q", line)
+	}
+	cs.remove(elsewhere)
+	cs.remove(elsewhere)
+	if turned != 2 {
 		t.Errorf("counted %d", turned)
 	}
 	taken.Close()
-	third := dial()
-	defer third.Close()
+	fourth := dial()
+	defer fourth.Close()
 	(<-accepted).Close()
+	if len(cs.from) != 0 {
+		t.Errorf("networks are still counted: %v", cs.from)
+	}
 }
 
 func TestFailuresDoubleAndAreForgotten(t *testing.T) {

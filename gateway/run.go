@@ -77,6 +77,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.queue.Run(ctx) })
 	group.Go(func() error { return g.tls.Run(ctx) })
 	group.Go(func() error { return g.audit.Run(ctx) })
+	group.Go(func() error { return g.keepQuotas(ctx) })
 	group.Go(func() error { return g.serveAdmin(ctx) })
 	if g.stats != nil {
 		group.Go(func() error {
@@ -103,7 +104,8 @@ func (g *Gateway) requestContext() (context.Context, context.CancelFunc) {
 func (g *Gateway) serveSMTP(ctx context.Context, l bound) error {
 	server := g.frontDoor(l.Listen)
 	var n net.Listener = &listener{Listener: l.Listener, clients: g.clients,
-		busy: fmt.Sprintf("421 4.3.2 %s too many connections, try again later\r\n", g.cfg.Hostname)}
+		busy:  fmt.Sprintf("421 4.3.2 %s too many connections, retry in a minute\r\n", g.cfg.Hostname),
+		crowd: fmt.Sprintf("421 4.7.0 %s too many connections from your network, close some first\r\n", g.cfg.Hostname)}
 	if l.TLS == TLSImplicit {
 		n = tls.NewListener(n, g.serverTLS())
 	}

@@ -309,8 +309,12 @@ func (s *session) Rcpt(to string, o *smtp.RcptOptions) error {
 	}
 	ctx, cancel := s.g.requestContext()
 	defer cancel()
+	if wait, limit := s.g.quotas.take(sub.Sender); wait > 0 {
+		return s.overQuota(wait, limit)
+	}
 	about, refusal := s.g.acceptRecipient(ctx, sub, address)
 	if refusal != nil {
+		s.g.quotas.giveBack(sub.Sender)
 		return refusal
 	}
 	s.mu.Lock()

@@ -39,7 +39,13 @@ type senderDoc struct {
 	Audience      word[Audience]           `yaml:"audience" doc:"Whom its lists hold. Default patients."`
 	Remuneration  word[Remuneration]       `yaml:"remuneration" doc:"Is its mail paid for by a third party (45 CFR 164.501). Default other."`
 	OnRefusal     map[string]word[Refusal] `yaml:"on_refusal" doc:"What the tool is told, by code or default. Default hard."`
+	Limits        senderLimitsDoc          `yaml:"limits" doc:"How many recipients it may name; more get 451 and when to come back."`
 	StripTrackers bool                     `yaml:"strip_trackers" doc:"Remove pixels and links to hosts without a contract, before the scan."`
+}
+
+type senderLimitsDoc struct {
+	Rate  yamlfile.Rate `yaml:"rate" doc:"In a time, such as 100/min: so many at once, then as many again in that time. Default none."`
+	Daily int           `yaml:"daily" doc:"In a day of UTC. Default none."`
 }
 
 type detectionDoc struct {

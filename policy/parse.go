@@ -114,8 +114,12 @@ func (r *reader) senders(docs []senderDoc) []Sender {
 		if d.Partner != "" {
 			r.token(path+".partner", "partner", d.Partner)
 		}
+		if at := path + ".limits.daily"; d.Limits.Daily < 1 && r.file.Has(at) {
+			r.bad(at, "daily: it could send nothing", "write at least 1, or leave it out")
+		}
 		out[i] = Sender{
-			Name: d.Name, Login: d.Login, Partner: d.Partner, StripTrackers: d.StripTrackers,
+			Limits: SenderLimits(d.Limits),
+			Name:   d.Name, Login: d.Login, Partner: d.Partner, StripTrackers: d.StripTrackers,
 			Class: d.Class.value, Audience: d.Audience.value, Remuneration: d.Remuneration.value,
 			Networks:  r.networks(path+".networks", d.Networks),
 			From:      r.from(path+".from", d.From),

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/phigate/phigate/internal/yamlfile"
 )
 
 // Policy is a policy.yaml that was read without a mistake. It never changes and
@@ -70,6 +72,13 @@ type Sender struct {
 	Remuneration  Remuneration
 	StripTrackers bool
 	OnRefusal     map[Code]Refusal // by code; "default" for all others
+	Limits        SenderLimits
+}
+
+// SenderLimits bound how many recipients a sender may name; zero is no limit.
+type SenderLimits struct {
+	Rate  yamlfile.Rate
+	Daily int // in a day of UTC
 }
 
 // MayUse reports whether the sender may use an address in MAIL FROM or From.

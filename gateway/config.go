@@ -106,13 +106,14 @@ type Limits struct {
 
 // Delivery says how mail leaves.
 type Delivery struct {
-	Resolver    []string    `yaml:"resolver" doc:"validating DNS resolvers, host:port; DNSSEC is believed only from loopback"`
-	Port        int         `yaml:"port" doc:"SMTP port of recipients' servers; 25 if left out"`
-	ExtraRoots  string      `yaml:"extra_roots_file" doc:"PEM certificates trusted besides the system's"`
-	Retry       Retry       `yaml:"retry" doc:"when to try again"`
-	Concurrency Concurrency `yaml:"concurrency" doc:"how much at once"`
-	Shaping     string      `yaml:"shaping_file" doc:"shaping.yaml: limits of each provider and what its replies mean; the shipped one if left out"`
-	Routes      []Route     `yaml:"routes" doc:"domains that go to a named host instead of their MX"`
+	Resolver    []string          `yaml:"resolver" doc:"validating DNS resolvers, host:port; DNSSEC is believed only from loopback"`
+	Port        int               `yaml:"port" doc:"SMTP port of recipients' servers; 25 if left out"`
+	ExtraRoots  string            `yaml:"extra_roots_file" doc:"PEM certificates trusted besides the system's"`
+	Retry       Retry             `yaml:"retry" doc:"when to try again"`
+	Concurrency Concurrency       `yaml:"concurrency" doc:"how much at once"`
+	Drain       yamlfile.Duration `yaml:"drain" doc:"how long a stopping gateway lets deliveries under way go on; 20s if left out"`
+	Shaping     string            `yaml:"shaping_file" doc:"shaping.yaml: limits of each provider and what its replies mean; the shipped one if left out"`
+	Routes      []Route           `yaml:"routes" doc:"domains that go to a named host instead of their MX"`
 }
 
 // Retry is the retry schedule: first, doubled up to max, until give_up.
@@ -173,6 +174,7 @@ func DefaultConfig() Config {
 			Port:        25,
 			Retry:       Retry{First: yamlfile.Duration(5 * time.Minute), Max: yamlfile.Duration(4 * time.Hour), GiveUp: yamlfile.Duration(72 * time.Hour)},
 			Concurrency: Concurrency{Total: 200, PerDestination: 20},
+			Drain:       yamlfile.Duration(drainFor),
 		},
 		Portal: Portal{Expiry: yamlfile.Duration(720 * time.Hour)},
 	}

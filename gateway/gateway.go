@@ -144,6 +144,9 @@ func (g *Gateway) open(ctx context.Context, o Options) error {
 	return g.loadSigner(ctx)
 }
 
+// Now is the site's time.
+func (g *Gateway) Now() time.Time { return g.clock() }
+
 // Registry is what the site knows of senders, partners and recipients.
 func (g *Gateway) Registry() *registry.Registry { return g.registry }
 

@@ -405,7 +405,7 @@ func (g *Gateway) newQueue() (*queue.Queue, error) {
 		Store: g.store, Try: g.try, GiveUp: g.expired, Leaf: g.audit.Leaf, Clock: g.clock, Node: g.cfg.Hostname,
 		Concurrency: queue.Concurrency{Total: d.Concurrency.Total, PerDestination: d.Concurrency.PerDestination},
 		Retry:       store.Backoff{First: time.Duration(d.Retry.First), Max: time.Duration(d.Retry.Max)},
-		Lifetime:    time.Duration(d.Retry.GiveUp), Drain: drainFor, Log: g.log,
+		Lifetime:    time.Duration(d.Retry.GiveUp), Drain: time.Duration(d.Drain), Log: g.log,
 		Site: g.providers.site, Shaping: g.providers.current(),
 		Count: func(e queue.Event) { g.metrics.queue.WithLabelValues(string(e)).Inc() },
 	})

@@ -31,6 +31,11 @@ type By struct{ Who, Second, Reason string }
 type Selection struct {
 	IDs    []string
 	Filter store.Query // After and Limit are not looked at
+	Before time.Time   // accepted before; zero = any
+
+	// For verbs that change mail.
+	DryRun   bool          // count what would be changed
+	Progress func(Changed) // told now and then how much has been changed; may be nil
 }
 
 // Row is an envelope as `gateway queue list --json` prints it. The recipient is
@@ -107,7 +112,10 @@ func (q *Queue) Show(ctx context.Context, id string) ([]Row, error) {
 
 // selected yields envelopes. An id that names none is store.ErrNotFound.
 func (q *Queue) selected(ctx context.Context, s Selection) iter.Seq2[store.Envelope, error] {
-	return func(yield func(store.Envelope, error) bool) {
+	return func(each func(store.Envelope, error) bool) {
+		yield := func(e store.Envelope, err error) bool {
+			return err == nil && !s.Before.IsZero() && !e.Message.Accepted.Before(s.Before) || each(e, err)
+		}
 		if len(s.IDs) == 0 {
 			q.pages(ctx, s.Filter, yield)
 			return
@@ -212,83 +220,19 @@ func (q *Queue) Release(ctx context.Context, s Selection, by By, decide Decide) 
 	return c, err
 }
 
-// plan says what a verb does to one envelope, and what the audit log says of it.
-type plan func(store.Envelope) (store.Change, audit.Event, error)
-
-// change applies a plan to each selected envelope that is in the state; "" is
-// ready or held.
-func (q *Queue) change(ctx context.Context, s Selection, by By, in store.State, what plan) (Changed, error) {
-	var c Changed
-	if s.empty() {
-		return c, ErrNothingSelected
-	}
-	if by.Who == "" || by.Reason == "" {
-		return c, ErrNoReason
-	}
-	for e, err := range q.selected(ctx, s) {
-		if err != nil {
-			return c, err
-		}
-		switch {
-		case e.State == store.Leased:
-			err = store.ErrConflict
-		case in != "" && e.State != in:
-			c.Other++
-			continue
-		default:
-			err = q.changeOne(ctx, e, by, what)
-		}
-		switch {
-		case errors.Is(err, store.ErrConflict):
-			c.Busy++
-		case err != nil:
-			return c, err
-		default:
-			c.Done++
-		}
-	}
-	if c.Done == 0 && c.Busy > 0 {
-		return c, ErrLeased
-	}
-	return c, nil
-}
-
-func (q *Queue) changeOne(ctx context.Context, e store.Envelope, by By, what plan) error {
-	c, event, err := what(e)
-	if err != nil {
-		return err
-	}
-	c.Envelopes = []store.EnvelopeID{e.ID}
-	event.ID, event.Envelope, event.Recipient = e.Message.ID, e.ID, policy.Address(e.Recipient)
-	event.Sender, event.Campaign = e.Message.Sender, e.Message.Campaign
-	event.Who, event.Second, event.Reason = by.Who, by.Second, by.Reason
-	if event.Code == "" {
-		event.Code, event.Rule = e.Code, e.Rule
-	}
-	if err := q.o.Store.Change(ctx, c, store.Effects{Leaves: []store.Leaf{q.o.Leaf(event)}}); err != nil {
-		return fmt.Errorf("queue: change %s: %w", string(e.ID), err)
-	}
-	return nil
-}
-
-func (s Selection) empty() bool {
-	f := s.Filter
-	f.After, f.Limit = "", 0
-	return len(s.IDs) == 0 && f == store.Query{}
-}
-
 // Status is what health and metrics show.
 type Status struct {
 	Sessions int  `json:"sessions"`
 	Trouble  int  `json:"trouble"` // sites and destinations that are left alone now
 	Paused   bool `json:"paused"`  // the store fails
+	Stopped  bool `json:"stopped"` // an operator paused it
 }
 
 // Status tells how the queue is.
 func (q *Queue) Status() Status {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := Status{Sessions: q.sites.open, Paused: q.pause.on}
+	s := Status{Sessions: q.sites.open, Paused: q.pause.on, Stopped: q.pause.stopped}
 	now := q.o.Clock()
 	for _, v := range q.sites.known {
 		if now.Before(v.until) {

@@ -15,8 +15,8 @@
 // senders and their campaigns take turns, so that none waits for the end of another. When the store
 // fails everything pauses, for mail that is sent but not recorded is sent twice.
 //
-// [Queue.List], [Queue.Retry], [Queue.Hold], [Queue.Release] and [Queue.Cancel]
-// are the operator's verbs.
+// [Queue.List], [Queue.Retry], [Queue.Hold], [Queue.Release], [Queue.Cancel],
+// [Queue.Pause] and [Queue.Destinations] are the operator's verbs.
 package queue
 
 import (
@@ -41,6 +41,8 @@ type Store interface {
 	Change(context.Context, store.Change, store.Effects) error
 	Envelope(context.Context, store.EnvelopeID) (store.Envelope, error)
 	Envelopes(context.Context, store.Query) ([]store.Envelope, error)
+	Apply(context.Context, store.Effects) error
+	Records(ctx context.Context, kind, subject string) ([]store.Record, error)
 	Check(context.Context) error
 }
 

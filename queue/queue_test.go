@@ -1027,6 +1027,105 @@ func TestOperatorVerbs(t *testing.T) {
 	})
 }
 
+func TestPauseLetsNothingLeaveAndOutlivesARestart(t *testing.T) {
+	story(t, few(10, 4), func(w *world) {
+		w.serve("a.example", server{takes: time.Second})
+		w.accept("a.example", 100, nil)
+		w.start()
+		w.pass(3500 * time.Millisecond)
+		if err := w.Pause(w.Context(), By{Who: "operator"}); !errors.Is(err, ErrNoReason) {
+			t.Errorf("paused without a reason: %v", err)
+		}
+		if err := w.Pause(w.Context(), by); err != nil || !w.Status().Stopped {
+			t.Fatal(err)
+		}
+		w.pass(2 * time.Second)
+		n := w.tries()
+		w.accept("b.example", 1, nil)
+		w.pass(time.Hour)
+		if w.tries() != n || w.opened("a.example") != 0 || w.leaves(audit.Delivered) != n {
+			w.Errorf("%d more attempts, %d of %d recorded", w.tries()-n, w.leaves(audit.Delivered), n)
+		}
+		w.stop()
+		w.Queue = w.node(w.mem, few(10, 4))
+		w.start()
+		w.pass(time.Hour)
+		if reason, stopped, err := w.Stopped(w.Context()); w.tries() != n || reason != "asked" || !stopped || err != nil {
+			w.Errorf("after a restart: %d attempts, %q %v %v", w.tries()-n, reason, stopped, err)
+		}
+		if err := w.Resume(w.Context(), by); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Minute)
+		w.stop()
+		if w.left() != 0 || w.leaves(audit.Changed) != 2 {
+			w.Errorf("%d left, %d leaves", w.left(), w.leaves(audit.Changed))
+		}
+	})
+}
+
+func TestBulkChanges(t *testing.T) {
+	story(t, nil, func(w *world) {
+		ctx := w.Context()
+		w.accept("a.example", 600, nil)
+		w.pass(3 * time.Hour)
+		w.accept("a.example", 50, nil)
+		spring := Selection{Filter: store.Query{Campaign: "spring"}}
+		old := spring
+		old.Before, old.DryRun = time.Now().Add(-2*time.Hour), true
+		if c, err := w.Cancel(ctx, old, By{}); err != nil || c.Done != 600 || w.left() != 650 || w.leaves(audit.Cancelled) != 0 {
+			w.Errorf("dry run: %+v %v, %d left", c, err, w.left())
+		}
+		b, err := w.mem.Lease(ctx, store.LeaseRequest{Dest: "a.example", Max: 1, Cap: 1, For: time.Hour})
+		if err != nil || len(b.Envelopes) != 1 {
+			t.Fatal(err)
+		}
+		var told []int
+		spring.Progress = func(c Changed) { told = append(told, c.Done) }
+		c, err := w.Hold(ctx, spring, by)
+		if err != nil || c != (Changed{Done: 649, Busy: 1}) || len(told) < 3 || w.leaves(audit.Held) != 649 {
+			w.Errorf("hold: %+v %v, told %v, %d leaves", c, err, told, w.leaves(audit.Held))
+		}
+		old.DryRun = false
+		if c, err := w.Cancel(ctx, old, by); err != nil || c.Done+c.Busy != 600 || w.left() != 50+c.Busy || w.leaves(audit.Cancelled) != c.Done {
+			w.Errorf("cancel: %+v %v, %d left", c, err, w.left())
+		}
+		if _, err := w.Cancel(ctx, Selection{DryRun: true}, by); !errors.Is(err, ErrNothingSelected) {
+			w.Errorf("nothing: %v", err)
+		}
+	})
+}
+
+// What is leased while a group is put together does not keep the others from
+// being changed.
+func TestBulkMeetsALease(t *testing.T) {
+	story(t, nil, func(w *world) {
+		s := &racing{Memory: w.mem}
+		w.Queue = w.node(s, nil)
+		w.accept("a.example", 300, nil)
+		c, err := w.Hold(w.Context(), Selection{Filter: store.Query{Dest: "a.example"}}, by)
+		if err != nil || c != (Changed{Done: 299, Busy: 1}) || w.leaves(audit.Held) != 299 {
+			w.Errorf("%+v %v, %d leaves", c, err, w.leaves(audit.Held))
+		}
+	})
+}
+
+// racing leases an envelope just before the first change.
+type racing struct {
+	*storetest.Memory
+	over bool
+}
+
+func (r *racing) Change(ctx context.Context, c store.Change, e store.Effects) error {
+	if !r.over {
+		r.over = true
+		if _, err := r.Memory.Lease(ctx, store.LeaseRequest{Dest: "a.example", Max: 1, Cap: 1, For: time.Hour}); err != nil {
+			return err
+		}
+	}
+	return r.Memory.Change(ctx, c, e)
+}
+
 func TestRetryNowLooksAgainAtADeadDestination(t *testing.T) {
 	story(t, nil, func(w *world) {
 		w.serve("a.example", server{down: true})

@@ -22,11 +22,13 @@ const (
 	maxWait   = 30 * time.Second
 )
 
-// pause stops all sending while the store cannot record it.
+// pause stops all sending while the store cannot record it, or an operator says.
 type pause struct {
-	on    bool
-	ended bool // the queue is shutting down
-	wait  time.Duration
+	on      bool
+	stopped bool // by an operator
+	known   bool // whether stopped has been read from the store
+	ended   bool // the queue is shutting down
+	wait    time.Duration
 }
 
 // Run sends mail until ctx ends, then lets open sessions end what they are
@@ -82,6 +84,15 @@ func rest(ctx context.Context, d time.Duration) {
 func (q *Queue) look(ctx context.Context, launch func(*session)) time.Duration {
 	if wait := q.ready(ctx); wait > 0 {
 		return wait
+	}
+	switch stopped, err := q.stopped(ctx); {
+	case err != nil:
+		if ctx.Err() == nil {
+			q.failed("pause", err)
+		}
+		return firstWait
+	case stopped:
+		return idleLook
 	}
 	now, room := q.o.Clock(), q.room()
 	due, err := q.o.Store.Due(ctx, now, room)
@@ -227,7 +238,7 @@ func (v *site) dismiss() bool {
 // linger waits a moment for more mail, so that the connection can be used again.
 func (q *Queue) linger(s *session) bool {
 	q.mu.Lock()
-	if q.pause.ended || q.sites.wanted {
+	if q.pause.ended || q.pause.stopped || q.sites.wanted {
 		q.mu.Unlock()
 		return false
 	}

@@ -113,7 +113,7 @@ func (s *session) mayGoOn() bool {
 	v, now := s.site, s.q.o.Clock()
 	long := s.taken >= quantum || now.Sub(s.since) >= stay
 	full := v.limits.messages > 0 && s.taken >= v.limits.messages
-	return !s.q.pause.on && !full && !(long && (s.q.sites.wanted || v.wanted)) && v.open <= v.window && !now.Before(v.until)
+	return !s.q.pause.on && !s.q.pause.stopped && !full && !(long && (s.q.sites.wanted || v.wanted)) && v.open <= v.window && !now.Before(v.until)
 }
 
 // done takes the outcome of an envelope of the batch.

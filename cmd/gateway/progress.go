@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"time"
 )
@@ -11,20 +12,26 @@ const progressEvery = 200 * time.Millisecond
 
 // meter draws how far long work is, on a terminal only.
 type meter struct {
-	out  *os.File // nil: nobody watches
+	out  io.Writer // nil: nobody watches
 	last time.Time
 }
 
 // meter returns one that draws nothing for work that is done at once.
 func (c *command) meter() *meter {
+	if !c.watched && !c.terminal() {
+		return &meter{}
+	}
+	return &meter{out: c.err, last: time.Now()}
+}
+
+// terminal reports whether a person reads standard error.
+func (c *command) terminal() bool {
 	f, ok := c.err.(*os.File)
 	if !ok {
-		return &meter{}
+		return false
 	}
-	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return &meter{}
-	}
-	return &meter{out: f, last: time.Now()}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func (m *meter) draw(format string, args ...any) {

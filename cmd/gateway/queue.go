@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,11 +21,16 @@ func (c *command) queue() *cobra.Command {
 		c.queueChange("retry", "Try ready mail now", "operator", (*queue.Queue).Retry),
 		c.queueChange("hold", "Keep ready mail from being sent", "", (*queue.Queue).Hold),
 		c.queueRelease(),
+		c.queuePause("pause", "Let nothing be sent until resume; mail is still accepted", (*queue.Queue).Pause),
+		c.queuePause("resume", "Go on sending after a pause", (*queue.Queue).Resume),
 		c.queueChange("cancel", "Take mail out of the queue for good; its sender is not told", "", (*queue.Queue).Cancel))
 }
 
 // selectFlags select envelopes by what they are.
-type selectFlags struct{ state, sender, campaign, destination, code string }
+type selectFlags struct {
+	state, sender, campaign, destination, code string
+	older                                      time.Duration
+}
 
 func (f *selectFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
@@ -33,11 +39,16 @@ func (f *selectFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.campaign, "campaign", "", "campaign")
 	fs.StringVar(&f.destination, "destination", "", "recipient domain")
 	fs.StringVar(&f.code, "code", "", "code, such as HG-H603")
+	fs.DurationVar(&f.older, "older", 0, "accepted longer ago than this, such as 2h")
 }
 
-func (f *selectFlags) selection(ids []string) queue.Selection {
-	return queue.Selection{IDs: ids, Filter: store.Query{State: store.State(f.state), Sender: f.sender, Campaign: f.campaign,
+func (f *selectFlags) selection(ids []string, now time.Time) queue.Selection {
+	s := queue.Selection{IDs: ids, Filter: store.Query{State: store.State(f.state), Sender: f.sender, Campaign: f.campaign,
 		Dest: f.destination, Code: policy.Code(f.code)}}
+	if f.older > 0 {
+		s.Before = now.Add(-f.older)
+	}
+	return s
 }
 
 func (c *command) queueList() *cobra.Command {
@@ -46,7 +57,7 @@ func (c *command) queueList() *cobra.Command {
 	f.add(cmd)
 	asJSON := cmd.Flags().Bool("json", false, "a JSON line per envelope")
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, _ []string, _ input) error {
-		return list(c, *asJSON, "ENVELOPE\tSTATE\tCODE\tSENDER\tDESTINATION\tDUE\tTRIES\tLAST", g.Queue().List(ctx, f.selection(nil)),
+		return list(c, *asJSON, "ENVELOPE\tSTATE\tCODE\tSENDER\tDESTINATION\tDUE\tTRIES\tLAST", g.Queue().List(ctx, f.selection(nil, g.Now())),
 			func(r queue.Row) string {
 				return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s", r.Envelope, r.State, r.Code, cut(r.Sender, 12), cut(r.Destination, 20),
 					r.Due.Format("01-02 15:04"), r.Attempts, r.LastReply)
@@ -98,6 +109,13 @@ func (c *command) queueDestinations() *cobra.Command {
 	asJSON := cmd.Flags().Bool("json", false, "a JSON line per row")
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, _ []string, _ input) error {
 		m := c.meter()
+		reason, stopped, err := g.Queue().Stopped(ctx)
+		if err != nil {
+			return queueFailed(err)
+		}
+		if stopped {
+			fmt.Fprintf(c.err, "the queue is paused: %s\n", reason)
+		}
 		rows, err := g.Queue().Destinations(ctx, *domains, func(n int) { m.draw("%d envelopes read", n) })
 		m.wipe()
 		if err != nil {
@@ -119,6 +137,21 @@ func destinationCells(d queue.Destination) string {
 		d.Connections, d.Window, d.Rate, d.Limit, d.LastReply, until, cut(d.Why, 20))
 }
 
+// queuePause is pause or resume, of all mail.
+func (c *command) queuePause(verb, short string, do func(*queue.Queue, context.Context, queue.By) error) *cobra.Command {
+	cmd := &cobra.Command{Use: verb, Short: short, Example: "  gateway queue " + verb + " --reason 'our address is listed'", Args: cobra.NoArgs}
+	why := cmd.Flags().String("reason", "", "why, for the audit log (required)")
+	cmd.MarkFlagRequired("reason")
+	by := byFlag(cmd)
+	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, _ []string, _ input) error {
+		if err := do(g.Queue(), ctx, queue.By{Who: person(*by), Reason: *why}); err != nil {
+			return queueFailed(err)
+		}
+		fmt.Fprintf(c.out, "%s: done\n", verb)
+		return nil
+	}})
+}
+
 func queueFailed(err error) error {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -135,18 +168,27 @@ func queueFailed(err error) error {
 func (c *command) queueChange(verb, short, reason string, do func(*queue.Queue, context.Context, queue.Selection, queue.By) (queue.Changed, error)) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: verb + " [ID…]", Short: short,
-		Example: fmt.Sprintf("  gateway queue %s 0dh2k3m4n5p6q --reason 'asked by the sender'\n  gateway queue %s --campaign spring --reason 'wrong list'", verb, verb),
+		Example: fmt.Sprintf("  gateway queue %s 0dh2k3m4n5p6q --reason 'asked by the sender'\n  gateway queue %s --campaign spring --older 2h --dry-run", verb, verb),
 	}
 	var f selectFlags
 	f.add(cmd)
 	why := cmd.Flags().String("reason", reason, "why, for the audit log")
+	dry := cmd.Flags().Bool("dry-run", false, "count what would be changed, and change nothing")
 	by := byFlag(cmd)
 	return c.site(siteVerb{cmd: cmd, file: noInput, do: func(ctx context.Context, g *gateway.Gateway, args []string, _ input) error {
-		changed, err := do(g.Queue(), ctx, f.selection(args), queue.By{Who: person(*by), Reason: *why})
+		m := c.meter()
+		s := f.selection(args, g.Now())
+		s.DryRun, s.Progress = *dry, func(changed queue.Changed) { m.draw("%s: %d done", verb, changed.Done) }
+		changed, err := do(g.Queue(), ctx, s, queue.By{Who: person(*by), Reason: *why})
+		m.wipe()
 		if err != nil {
 			return queueFailed(err)
 		}
-		fmt.Fprintf(c.out, "%s: %d done, %d being sent now, %d in another state\n", verb, changed.Done, changed.Busy, changed.Other)
+		done := "done"
+		if *dry {
+			done = "would be done"
+		}
+		fmt.Fprintf(c.out, "%s: %d %s, %d being sent now, %d in another state\n", verb, changed.Done, done, changed.Busy, changed.Other)
 		if changed.Done == 0 {
 			return no(nil)
 		}

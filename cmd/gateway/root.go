@@ -51,6 +51,8 @@ type command struct {
 	config string           // -c
 	live   *gateway.Gateway // the running gateway, when it carries out a command for someone else
 	args   []string         // the command line as given, to send it on
+
+	watched bool // for someone else, who sits at a terminal
 }
 
 // run carries out a command line of this process.

@@ -35,11 +35,16 @@ type input struct {
 // nameFlag carries the name of a file whose content is sent to a running gateway.
 const nameFlag = "input-name"
 
+// watchFlag says that progress is worth drawing on the other side of the socket.
+const watchFlag = "watched"
+
 // site turns a verb into a runnable command.
 func (c *command) site(v siteVerb) *cobra.Command {
 	var name string
 	v.cmd.Flags().StringVar(&name, nameFlag, "", "")
 	v.cmd.Flags().MarkHidden(nameFlag)
+	v.cmd.Flags().BoolVar(&c.watched, watchFlag, false, "")
+	v.cmd.Flags().MarkHidden(watchFlag)
 	v.cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if v.path != nil && *v.path != "" {
 			v.file, args = len(args), append(args, *v.path)
@@ -102,6 +107,9 @@ func (c *command) send(cmd *cobra.Command, cfg gateway.Config, in input) (bool, 
 	args := append([]string{}, c.args...)
 	if in.name != "" {
 		args = append(args, "--"+nameFlag+"="+in.name)
+	}
+	if c.terminal() {
+		args = append(args, "--"+watchFlag)
 	}
 	if by := cmd.Flags().Lookup("by"); by != nil { // only this side of the socket knows who it is
 		args = append(args, "--by="+person(by.Value.String()))

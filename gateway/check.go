@@ -116,6 +116,9 @@ func (r *CheckReport) policy(ctx context.Context, cfg Config, rules *policy.Poli
 		if s.StripTrackers {
 			r.warn("sender %s: strip_trackers does not remove anything yet; its mail with unapproved hosts is refused (HG-T404)", s.Name)
 		}
+		if s.VERP && cfg.Bounces.Domain == "" {
+			r.warn("sender %s: verp needs bounces.domain and bounces.address in gateway.yaml; its mail keeps its own return path", s.Name)
+		}
 		if s.Class == policy.ClassRefill {
 			r.warn("sender %s: class refill states that its lists hold drugs current or lapsed by at most 90 days (45 CFR 164.501)", s.Name)
 		}

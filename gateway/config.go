@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/phigate/phigate/internal/mail"
 	"github.com/phigate/phigate/internal/yamlfile"
 )
 
@@ -25,6 +26,7 @@ type Config struct {
 	Certificate Certificate `yaml:"certificate" doc:"certificate of the SMTP listeners, and of the portal unless it has its own"`
 	Limits      Limits      `yaml:"limits" doc:"bounds on what comes in"`
 	Delivery    Delivery    `yaml:"delivery" doc:"how mail leaves"`
+	Bounces     Bounces     `yaml:"bounces" doc:"where late bounces and complaints come back; left out = nowhere"`
 	Portal      Portal      `yaml:"portal" doc:"pickup site; left out = no portal"`
 	Console     Console     `yaml:"console" doc:"compliance console"`
 	Metrics     Metrics     `yaml:"metrics" doc:"Prometheus metrics; left out = none"`
@@ -142,6 +144,13 @@ type Pin struct {
 	SPKI []string `yaml:"spki_sha256" doc:"SHA-256 of the subject public key info, base64"`
 }
 
+// Bounces is the listener for what other servers send back.
+type Bounces struct {
+	Domain   string   `yaml:"domain" doc:"domain of the return paths of senders with verp; its MX is this host"`
+	Address  string   `yaml:"address" doc:"host:port, usually :25"`
+	Feedback []string `yaml:"feedback" doc:"addresses registered for feedback loops, such as fbl@bounces.clinic.example"`
+}
+
 // Portal is the pickup site.
 type Portal struct {
 	Address     string            `yaml:"address" doc:"host:port"`
@@ -241,6 +250,7 @@ func (c *Config) check(f *yamlfile.File) yamlfile.Problems {
 	k.certificate("certificate", c.Certificate)
 	k.limits(c.Limits)
 	k.delivery(c.Delivery)
+	k.bounces(c.Bounces)
 	k.portal(c.Portal)
 	k.address("console.address", c.Console.Address)
 	k.address("metrics.address", c.Metrics.Address)
@@ -335,6 +345,21 @@ func (k *checker) delivery(d Delivery) {
 	}
 	if d.Retry.First <= 0 || d.Retry.Max < d.Retry.First || d.Retry.GiveUp < d.Retry.First {
 		k.say("delivery.retry", "times out of order", "first is above 0, and max and give_up are not below it")
+	}
+}
+
+func (k *checker) bounces(b Bounces) {
+	k.address("bounces.address", b.Address)
+	if domain, err := mail.ASCIIDomain(b.Domain); b.Domain != "" && (err != nil || domain != b.Domain || !strings.Contains(domain, ".")) {
+		k.say("bounces.domain", "not a domain", "write it like bounces.clinic.example, in lower case")
+	}
+	if (b.Domain == "") != (b.Address == "") {
+		k.say("bounces", "domain and address belong together", `write bounces: {domain: bounces.clinic.example, address: ":25"}`)
+	}
+	for i, a := range b.Feedback {
+		if _, err := mail.ParseAddress(a); err != nil {
+			k.say(fmt.Sprintf("bounces.feedback[%d]", i), "not an address", "write it like fbl@bounces.clinic.example")
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ listen:
   - {address: "127.0.0.1:0", tls: starttls, auth: required}
 certificate: {cert_file: tls.crt, key_file: tls.key}
 delivery: {resolver: [%q], extra_roots_file: roots.pem}
+bounces: {domain: bounces.valleyclinic.example, address: "127.0.0.1:0", feedback: [fbl@bounces.valleyclinic.example]}
 portal: {address: "127.0.0.1:0", url: "http://127.0.0.1:1"}
 `
 

@@ -85,10 +85,12 @@ type Gateway struct {
 	providers *providers
 	quotas    *quotas
 	clients   *clients
+	intake    *intake
 
 	smtp    []bound // set by Listen
 	admin   net.Listener
 	site    net.Listener // portal
+	returns net.Listener // bounces and complaints
 	stats   net.Listener // metrics
 	closers []func() error
 }
@@ -118,6 +120,7 @@ func Open(ctx context.Context, cfg Config, o Options) (*Gateway, error) {
 		g.clock = time.Now
 	}
 	g.failures = newFailures(g.clock)
+	g.intake = newIntake(g)
 	if err := g.open(ctx, o); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
@@ -269,6 +272,9 @@ func (g *Gateway) openTransport(o Options) error {
 	var own []string
 	for _, l := range g.cfg.Listen {
 		own = append(own, l.Address)
+	}
+	if a := g.cfg.Bounces.Address; a != "" {
+		own = append(own, a)
 	}
 	g.tls, err = tlscheck.New(tlscheck.Options{
 		Hostname: g.cfg.Hostname, Resolver: resolver, Cache: stsCache{g.store}, Clock: g.clock, RootCAs: roots,

@@ -20,6 +20,7 @@ type metrics struct {
 	refused      *prometheus.CounterVec // before any decision, by code
 	outcomes     *prometheus.CounterVec // of delivery attempts
 	refusals     *prometheus.CounterVec // of other servers, by what they are about
+	returns      *prometheus.CounterVec // what came back, by what it was
 	queue        *prometheus.CounterVec // what happens in the queue
 	accept       prometheus.Histogram
 	authFailures prometheus.Counter
@@ -45,6 +46,7 @@ func newMetrics() *metrics {
 	m.refused = vec("refused_total", "Commands refused before any decision, by code.", "code")
 	m.outcomes = vec("deliveries_total", "Ends of delivery attempts, by outcome.", "outcome")
 	m.refusals = vec("refusals_total", "Replies of other servers that refused, by what they are about.", "class")
+	m.returns = vec("returns_total", "Bounces and complaints that came back, by what became of them.", "what")
 	m.queue = vec("queue_events_total", "Events of the queue, by kind.", "event")
 	m.reloads = vec("reloads_total", "Reloads of policy and certificates, by result.", "result")
 	m.authFailures = counter("auth_failures_total", "Wrong passwords.")

@@ -16,11 +16,12 @@ import (
 // ending is what an attempt left behind: how the connection was proved, what
 // the other server said and what that is about. It prints no word of a peer.
 type ending struct {
-	tls   tlscheck.Evidence
-	reply bounce.Reply // zero if nothing was said
-	found bounce.Reply // zero unless we know without asking that the mail cannot be delivered
-	about bounce.Verdict
-	why   string // codes and host names of ours, for the record
+	tls    tlscheck.Evidence
+	reply  bounce.Reply // zero if nothing was said
+	found  bounce.Reply // zero unless we know without asking that the mail cannot be delivered
+	about  bounce.Verdict
+	notify string // RFC 3461 NOTIFY, kept for a bounce that comes back later
+	why    string // codes and host names of ours, for the record
 }
 
 // refusal is the ending of an attempt that did not deliver. A connection that
@@ -101,7 +102,7 @@ func (end ending) codes(into map[string]string) {
 	if end.reply.Code != 0 {
 		into["reply"] = strconv.Itoa(end.reply.Code)
 	}
-	for name, value := range map[string]string{"status": end.reply.Enhanced, "class": string(end.about.Class), "pattern": end.about.Rule} {
+	for name, value := range map[string]string{"notify": end.notify, "status": end.reply.Enhanced, "class": string(end.about.Class), "pattern": end.about.Rule} {
 		if value != "" {
 			into[name] = value
 		}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/emersion/go-smtp"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -34,7 +35,7 @@ func (g *Gateway) Listen() (err error) {
 	for _, p := range []struct {
 		addr string
 		into *net.Listener
-	}{{g.cfg.Portal.Address, &g.site}, {g.cfg.Metrics.Address, &g.stats}} {
+	}{{g.cfg.Portal.Address, &g.site}, {g.cfg.Metrics.Address, &g.stats}, {g.cfg.Bounces.Address, &g.returns}} {
 		if p.addr == "" {
 			continue
 		}
@@ -50,18 +51,22 @@ func (g *Gateway) unbind() {
 	for _, l := range g.smtp {
 		l.Listener.Close()
 	}
-	for _, l := range []net.Listener{g.site, g.stats, g.admin} {
+	for _, l := range []net.Listener{g.site, g.stats, g.returns, g.admin} {
 		if l != nil {
 			l.Close()
 		}
 	}
 }
 
-// Addresses are the SMTP addresses that Listen bound, in the order of the file.
+// Addresses are the SMTP addresses that Listen bound, in the order of the file;
+// that for bounces, if there is one, is the last.
 func (g *Gateway) Addresses() []string {
 	var out []string
 	for _, l := range g.smtp {
 		out = append(out, l.Addr().String())
+	}
+	if g.returns != nil {
+		out = append(out, g.returns.Addr().String())
 	}
 	return out
 }
@@ -83,6 +88,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		group.Go(func() error {
 			return serveUntil(ctx, &http.Server{Handler: g.metrics.handler(g), ErrorLog: quiet}, g.stats, time.Second)
 		})
+	}
+	if g.returns != nil {
+		group.Go(func() error { return g.serveReturns(ctx) })
 	}
 	if g.portal != nil {
 		group.Go(func() error { return g.servePortal(ctx) })
@@ -109,6 +117,11 @@ func (g *Gateway) serveSMTP(ctx context.Context, l bound) error {
 	if l.TLS == TLSImplicit {
 		n = tls.NewListener(n, g.serverTLS())
 	}
+	return serveMail(ctx, server, n, g.clients)
+}
+
+// serveMail serves SMTP until ctx ends, then lets conversations end for a while.
+func serveMail(ctx context.Context, server *smtp.Server, n net.Listener, clients *clients) error {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(n) }()
 	select {
@@ -116,7 +129,7 @@ func (g *Gateway) serveSMTP(ctx context.Context, l bound) error {
 		return err
 	case <-ctx.Done():
 	}
-	g.clients.drain()
+	clients.drain()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
 	defer cancel()
 	if err := server.Shutdown(stop); err != nil {

@@ -178,7 +178,7 @@ func (g *Gateway) pickupEffects(ctx context.Context, e store.Envelope, code poli
 func (g *Gateway) delivered(e store.Envelope, reply delivery.Reply, evidence tlscheck.Evidence) queue.Outcome {
 	g.metrics.outcomes.WithLabelValues("delivered").Inc()
 	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, LastReply: said(reply)}}
-	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Delivered, e, e.Code, ending{tls: evidence, why: said(reply)})}
+	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Delivered, e, e.Code, ending{tls: evidence, why: said(reply), notify: e.Notify})}
 	if strings.Contains(e.Notify, "SUCCESS") { // the next server is not told of the wish (RFC 3461 §5.2.2)
 		err := g.addDSN(&out.Effects, e.Message, mail.Status{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Relayed,
 			Enhanced: "2.0.0", Code: e.Code, Reply: said(reply), RemoteMTA: evidence.MX})
@@ -213,7 +213,7 @@ func (g *Gateway) bounce(e store.Envelope, code policy.Code, end ending) queue.O
 	e.Message = m
 	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Bounced, e, code, end)}
 	if end.about.Class == bounce.RecipientBad {
-		g.suppress(&out.Effects, e)
+		g.suppressed(&out.Effects, e.ID, g.hardBounce(policy.Address(e.Recipient)))
 	}
 	if !wantsFailure(e.Notify) {
 		return out
@@ -252,12 +252,17 @@ func (g *Gateway) addDSN(fx *store.Effects, m store.Message, about mail.Status) 
 // suppressFor is how long an address that failed for good is not tried again.
 const suppressFor = 90 * 24 * time.Hour
 
-func (g *Gateway) suppress(fx *store.Effects, e store.Envelope) {
-	now := g.clock()
-	more, err := g.registry.Suppressed(registry.Suppression{Address: policy.Address(e.Recipient), Reason: registry.HardBounce,
-		Source: "delivery", At: now, ExpiresAt: now.Add(suppressFor)}, "")
+func (g *Gateway) hardBounce(a policy.Address) registry.Suppression {
+	return registry.Suppression{Address: a, Reason: registry.HardBounce, Source: "delivery", ExpiresAt: g.clock().Add(suppressFor)}
+}
+
+// suppressed adds a suppression of now to the effects of what happened to an
+// envelope.
+func (g *Gateway) suppressed(fx *store.Effects, e store.EnvelopeID, s registry.Suppression) {
+	s.At = g.clock()
+	more, err := g.registry.Suppressed(s, "")
 	if err != nil {
-		g.log.Error("address not suppressed", "envelope", e.ID, "err", err)
+		g.log.Error("address not suppressed", "envelope", e, "err", err)
 		return
 	}
 	fx.Records = append(fx.Records, more.Records...)
@@ -394,7 +399,7 @@ func (l *line) hangUp() {
 // letterOf is the envelope as the SMTP conversation needs it.
 func (g *Gateway) letterOf(e store.Envelope, body []byte) delivery.Mail {
 	m := e.Message
-	return delivery.Mail{From: m.Return, To: []string{e.Recipient}, Data: body, UTF8: m.UTF8, EightBit: m.EightBit,
+	return delivery.Mail{From: g.returnPath(e), To: []string{e.Recipient}, Data: body, UTF8: m.UTF8, EightBit: m.EightBit,
 		DSN: delivery.DSN{EnvelopeID: m.EnvID, Never: e.Notify == "NEVER", Headers: true}}
 }
 

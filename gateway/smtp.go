@@ -263,14 +263,7 @@ func (s *session) who(from policy.Address) *policy.Sender {
 // welcome lifts the limits on strangers.
 func (s *session) welcome() { s.socket().welcome() }
 
-// socket is the connection below TLS.
-func (s *session) socket() *conn {
-	c := s.conn.Conn()
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	return c.(*conn) // our listener makes no other
-}
+func (s *session) socket() *conn { return socketOf(s.conn) }
 
 // refuse is the reply of a code before there is a message to decide about.
 func (s *session) refuse(code policy.Code) error {
@@ -414,9 +407,11 @@ func (s *session) partWith(r Reply) {
 // lingerFor is how long a client may go on sending after its last reply.
 const lingerFor = 10 * time.Second
 
+func (s *session) say(status int, enhanced, text string) { say(s.conn, status, enhanced, text) }
+
 // say writes a reply past go-smtp, just before the connection is closed.
-func (s *session) say(status int, enhanced, text string) {
-	c := s.conn.Conn()
+func say(sc *smtp.Conn, status int, enhanced, text string) {
+	c := sc.Conn()
 	c.SetWriteDeadline(time.Now().Add(5 * time.Second))
 	fmt.Fprintf(c, "%d %s %s\r\n", status, enhanced, text)
 }

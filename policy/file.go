@@ -40,6 +40,7 @@ type senderDoc struct {
 	Remuneration  word[Remuneration]       `yaml:"remuneration" doc:"Is its mail paid for by a third party (45 CFR 164.501). Default other."`
 	OnRefusal     map[string]word[Refusal] `yaml:"on_refusal" doc:"What the tool is told, by code or default. Default hard."`
 	Limits        senderLimitsDoc          `yaml:"limits" doc:"How many recipients it may name; more get 451 and when to come back."`
+	VERP          bool                     `yaml:"verp" doc:"A return path for each recipient, at bounces.domain of gateway.yaml."`
 	StripTrackers bool                     `yaml:"strip_trackers" doc:"Remove pixels and links to hosts without a contract, before the scan."`
 }
 

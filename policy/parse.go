@@ -118,8 +118,8 @@ func (r *reader) senders(docs []senderDoc) []Sender {
 			r.bad(at, "daily: it could send nothing", "write at least 1, or leave it out")
 		}
 		out[i] = Sender{
-			Limits: SenderLimits(d.Limits),
-			Name:   d.Name, Login: d.Login, Partner: d.Partner, StripTrackers: d.StripTrackers,
+			Limits: SenderLimits(d.Limits), VERP: d.VERP,
+			Name: d.Name, Login: d.Login, Partner: d.Partner, StripTrackers: d.StripTrackers,
 			Class: d.Class.value, Audience: d.Audience.value, Remuneration: d.Remuneration.value,
 			Networks:  r.networks(path+".networks", d.Networks),
 			From:      r.from(path+".from", d.From),

@@ -71,6 +71,7 @@ type Sender struct {
 	Audience      Audience
 	Remuneration  Remuneration
 	StripTrackers bool
+	VERP          bool             // variable return paths
 	OnRefusal     map[Code]Refusal // by code; "default" for all others
 	Limits        SenderLimits
 }

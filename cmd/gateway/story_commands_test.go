@@ -34,7 +34,7 @@ func storyCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"edit": (*story).cmdEdit, "reload": (*story).cmdReload, "root-key": (*story).cmdRootKey,
 		"mx": (*story).cmdMX, "fault": (*story).cmdFault, "sts": (*story).cmdSTS, "dns": (*story).cmdDNS,
 		"consent": (*story).cmdConsent, "partner": (*story).cmdPartner, "suppress": (*story).cmdSuppress, "gateway": (*story).cmdGateway,
-		"submit": (*story).cmdSubmit, "talk": (*story).cmdTalk, "settle": (*story).cmdSettle, "advance": (*story).cmdAdvance,
+		"submit": (*story).cmdSubmit, "report": (*story).cmdReport, "talk": (*story).cmdTalk, "settle": (*story).cmdSettle, "advance": (*story).cmdAdvance,
 		"received": (*story).cmdReceived, "show": (*story).cmdShow, "audit": (*story).cmdAudit, "next-try": (*story).cmdNextTry, "await": (*story).cmdAwait,
 		"pickup": (*story).cmdPickup, "guess": (*story).cmdGuess, "scanner": (*story).cmdScanner, "link": (*story).cmdLink,
 		"disk": (*story).cmdDisk, "crash": (*story).cmdCrash, "body": (*story).cmdBody, "hold": (*story).cmdHold, "password": (*story).cmdPassword,
@@ -389,6 +389,36 @@ func (s *story) cmdTalk(ts *testscript.TestScript, args []string) error {
 			fmt.Fprintln(ts.Stdout(), "closed")
 			return nil
 		}
+	}
+	return nil
+}
+
+// cmdReport sends a file to the return path of the last mail for an address, or
+// to another address, by way of the last port. RETURN in it is that return path.
+func (s *story) cmdReport(ts *testscript.TestScript, args []string) error {
+	f := flag.NewFlagSet("report", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	at := f.String("at", "", "")
+	if err := f.Parse(args); err != nil || f.NArg() != 2 {
+		return errArgs
+	}
+	box := s.net.Mailbox(f.Arg(0))
+	if len(box) == 0 {
+		return errors.New("nothing arrived")
+	}
+	path := box[len(box)-1].From
+	if *at == "" {
+		*at = path
+	}
+	ports := s.site.Addresses()
+	text := strings.ReplaceAll(ts.ReadFile(f.Arg(1)), "RETURN", path)
+	answer, err := fakenet.Tool{Addr: ports[len(ports)-1]}.Submit(s.ctx, "", []string{*at}, []byte(strings.ReplaceAll(text, "\n", "\r\n")))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(ts.Stdout(), answer.Final(0))
+	if !strings.HasPrefix(answer.Final(0), "250 ") {
+		return errors.New("refused")
 	}
 	return nil
 }

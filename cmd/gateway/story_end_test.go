@@ -58,7 +58,7 @@ func (s *story) oneEndEach() {
 		if ends[key] == nil {
 			ends[key] = map[audit.Kind]int{}
 		}
-		if e.Codes["state"] == "" { // not a step on the portal
+		if e.Codes["state"] == "" && e.Codes["by"] == "" { // not a step on the portal, nor what was told later
 			ends[key][e.Kind]++
 		}
 	}

@@ -64,6 +64,8 @@ import (
 //	submit -as SENDER [-from A] [-to A]… [-login NAME] FILE    as a marketing tool does; prints
 //	                      every reply, and says no unless all recipients are accepted. Header
 //	                      fields that a tool would add are added. $ID is the id of the last reply.
+//	report [-at TO] ADDRESS FILE   bring FILE to the return path of the last mail for ADDRESS, or to TO, by
+//	                      the last port; RETURN in it is that return path
 //	talk [-port N] [-tls] FILE   an SMTP conversation, line by line; a quoted line is sent as it stands
 //	body KIND FILE        write a large message: exact, over, header, deep, bomb
 //	settle                wait until nothing is being sent and nothing is due

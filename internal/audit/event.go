@@ -20,21 +20,22 @@ import (
 type Kind string
 
 const (
-	Accepted  Kind = "accepted"  // decided and queued; what becomes of it has a leaf of its own
-	Delivered Kind = "delivered" // the recipient's server took it
-	Pickup    Kind = "pickup"    // put on the portal, and each step there
-	Bounced   Kind = "bounced"   // given up, a DSN was made
-	Held      Kind = "held"
-	Deferred  Kind = "deferred" // to be tried again, or answered 4xx
-	Rejected  Kind = "rejected"
-	Released  Kind = "released" // a reviewer let a held one go
-	Recalled  Kind = "recalled" // a pickup was withdrawn
-	Cancelled Kind = "cancelled"
-	Imported  Kind = "imported"
-	Revoked   Kind = "revoked"
-	Changed   Kind = "changed" // policy, keys, users, settings
-	Exported  Kind = "exported"
-	Read      Kind = "read"
+	Accepted   Kind = "accepted"   // decided and queued; what becomes of it has a leaf of its own
+	Delivered  Kind = "delivered"  // the recipient's server took it
+	Pickup     Kind = "pickup"     // put on the portal, and each step there
+	Bounced    Kind = "bounced"    // given up, a DSN was made
+	Complained Kind = "complained" // the recipient called it spam, by its provider's report
+	Held       Kind = "held"
+	Deferred   Kind = "deferred" // to be tried again, or answered 4xx
+	Rejected   Kind = "rejected"
+	Released   Kind = "released" // a reviewer let a held one go
+	Recalled   Kind = "recalled" // a pickup was withdrawn
+	Cancelled  Kind = "cancelled"
+	Imported   Kind = "imported"
+	Revoked    Kind = "revoked"
+	Changed    Kind = "changed" // policy, keys, users, settings
+	Exported   Kind = "exported"
+	Read       Kind = "read"
 )
 
 // Event is one thing that happened. What could tell about a person is kept as a

@@ -113,7 +113,7 @@ func (l *Log) hash(a policy.Address) policy.Address {
 // ofMail reports whether the kind tells what became of mail.
 func (k Kind) ofMail() bool {
 	switch k {
-	case Delivered, Pickup, Bounced, Held, Deferred, Rejected, Released, Recalled, Cancelled:
+	case Delivered, Pickup, Bounced, Complained, Held, Deferred, Rejected, Released, Recalled, Cancelled:
 		return true
 	}
 	return false
@@ -218,7 +218,7 @@ func firstOf(a, b string) string {
 // severity is CEF's 0 to 10.
 func severity(k Kind) int {
 	switch k {
-	case Rejected, Bounced:
+	case Rejected, Bounced, Complained:
 		return 6
 	case Held, Deferred, Recalled, Revoked:
 		return 5

@@ -261,6 +261,22 @@ func (l *Log) List(ctx context.Context, r Reader, f Filter) iter.Seq2[Entry, err
 	}
 }
 
+// Of returns what is on record about one id, oldest first, for the gateway's own
+// use: nobody reads it, so no reading is recorded.
+func (l *Log) Of(ctx context.Context, id store.ID) ([]Entry, error) {
+	leaves, err := l.o.Store.LeavesOf(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	out := make([]Entry, len(leaves))
+	for i, leaf := range inOrder(leaves, Filter{}) {
+		if out[i], err = entry(leaf); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // open records a reading and returns the size of the log before it.
 func (l *Log) open(ctx context.Context, r Reader, e Event) (int64, error) {
 	if r.Who == "" {

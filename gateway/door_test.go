@@ -352,6 +352,7 @@ func TestMalformedClassIsMarketing(t *testing.T) {
 func TestDSNIsSentToThoseWhoWantIt(t *testing.T) {
 	s := newSite(t)
 	s.mx.Set(fakenet.Faults{Recipients: map[string]string{"gone@clear.example": "550 5.1.1 no such user"}})
+	s.net.Add(fakenet.Domain{Name: "old.example", EHLO: []string{"8BITMIME", "STARTTLS"}}) // without DSN
 	for _, c := range []struct {
 		rcpt, notify, action string
 	}{
@@ -361,7 +362,9 @@ func TestDSNIsSentToThoseWhoWantIt(t *testing.T) {
 		{"gone", "SUCCESS", ""},
 		{"here", "", ""},
 		{"here", "FAILURE,DELAY", ""},
-		{"here", "SUCCESS,FAILURE", "relayed"},
+		{"here", "SUCCESS,FAILURE", ""}, // its server was told
+		{"old", "SUCCESS,FAILURE", "relayed"},
+		{"old", "FAILURE", ""},
 	} {
 		before := len(s.net.Mailbox("ehr@valleyclinic.example"))
 		_, err := s.Registry().LiftSuppressions(context.Background(), "gone@clear.example", registry.HardBounce, "test", "test")
@@ -369,7 +372,11 @@ func TestDSNIsSentToThoseWhoWantIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := s.dial(0)
-		rcpt := "RCPT TO:<" + c.rcpt + "@clear.example>"
+		domain := "clear.example"
+		if c.rcpt == "old" {
+			domain = "old.example"
+		}
+		rcpt := "RCPT TO:<" + c.rcpt + "@" + domain + ">"
 		if c.notify != "" {
 			rcpt += " NOTIFY=" + c.notify
 		}

@@ -74,6 +74,21 @@ func refusals(ds []decision) []mail.Status {
 	return out
 }
 
+// failureOnly is what is left of a NOTIFY when only failures are to be told.
+func failureOnly(notify string) string {
+	switch {
+	case notify == "":
+		return ""
+	case wantsFailure(notify):
+		return "FAILURE"
+	}
+	return "NEVER"
+}
+
+// wantsDelay reports whether a sender with this NOTIFY hears of a delay: by
+// default it does, and if it asked for something it asked for that (§4.1).
+func wantsDelay(notify string) bool { return notify == "" || strings.Contains(notify, "DELAY") }
+
 // wantsFailure reports whether a sender with this NOTIFY hears of a failure. One
 // that names only SUCCESS or DELAY does not (RFC 3461 §4.1).
 func wantsFailure(notify string) bool {

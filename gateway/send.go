@@ -56,7 +56,7 @@ func (g *Gateway) attempt(ctx context.Context, l *line, e store.Envelope) queue.
 	}
 	reply, evidence, err := l.send(ctx, e, body)
 	if err == nil && reply.Accepted() {
-		return g.delivered(e, reply, evidence)
+		return g.delivered(e, reply, evidence, l.relaysDSN())
 	}
 	reply = heard(reply, err)
 	out := g.failed(ctx, e, refusal(reply, evidence, err), reply.Class(), err)
@@ -161,6 +161,7 @@ func (g *Gateway) toPortal(ctx context.Context, e store.Envelope, v policy.Verdi
 		return g.later(e, ending{why: "portal"}, err)
 	}
 	g.metrics.outcomes.WithLabelValues("pickup").Inc()
+	g.settled(&effects, e)
 	effects.Leaves = append(effects.Leaves, g.envelopeLeaf(audit.Pickup, e, v.Code, end))
 	return queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, Code: v.Code}, Effects: effects}
 }
@@ -175,11 +176,14 @@ func (g *Gateway) pickupEffects(ctx context.Context, e store.Envelope, code poli
 	return store.Effects{Pickups: []store.NewPickup{pickup}, Messages: messages}, err
 }
 
-func (g *Gateway) delivered(e store.Envelope, reply delivery.Reply, evidence tlscheck.Evidence) queue.Outcome {
+// delivered ends an envelope that a server took. Who asked to hear of that is
+// told by the server, if it was told of the wish, else by us (RFC 3461 §5.2.2).
+func (g *Gateway) delivered(e store.Envelope, reply delivery.Reply, evidence tlscheck.Evidence, told bool) queue.Outcome {
 	g.metrics.outcomes.WithLabelValues("delivered").Inc()
 	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Finish, LastReply: said(reply)}}
+	g.settled(&out.Effects, e)
 	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Delivered, e, e.Code, ending{tls: evidence, why: said(reply), notify: e.Notify})}
-	if strings.Contains(e.Notify, "SUCCESS") { // the next server is not told of the wish (RFC 3461 §5.2.2)
+	if strings.Contains(e.Notify, "SUCCESS") && (!told || g.returnPath(e) != e.Message.Return) {
 		err := g.addDSN(&out.Effects, e.Message, mail.Status{Recipient: policy.Address(e.Recipient), ORcpt: e.ORcpt, Action: mail.Relayed,
 			Enhanced: "2.0.0", Code: e.Code, Reply: said(reply), RemoteMTA: evidence.MX})
 		if err != nil {
@@ -196,6 +200,7 @@ func (g *Gateway) later(e store.Envelope, end ending, err error) queue.Outcome {
 	g.log.Info("delivery deferred", "envelope", e.ID, "what", end.why, "err", err)
 	out := queue.Outcome{Result: store.Result{Envelope: e.ID, Next: store.Retry, LastReply: end.last()}}
 	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Deferred, e, e.Code, end)}
+	g.delayed(&out.Effects, e, end)
 	return out
 }
 
@@ -211,6 +216,7 @@ func (g *Gateway) bounce(e store.Envelope, code policy.Code, end ending) queue.O
 		g.log.Error("pickup of a bounced notice not found", "envelope", e.ID, "err", err)
 	}
 	e.Message = m
+	g.settled(&out.Effects, e)
 	out.Effects.Leaves = []store.Leaf{g.envelopeLeaf(audit.Bounced, e, code, end)}
 	if end.about.Class == bounce.RecipientBad {
 		g.suppressed(&out.Effects, e.ID, g.hardBounce(policy.Address(e.Recipient)))
@@ -326,6 +332,10 @@ func (l *line) send(ctx context.Context, e store.Envelope, body []byte) (deliver
 	return replies[0], l.evidence, nil
 }
 
+func (l *line) relaysDSN() bool {
+	return l.proved != nil && l.proved.RelaysDSN() || l.open != nil && l.open.RelaysDSN()
+}
+
 func (l *line) serves(f policy.Floor) bool {
 	return (l.proved != nil || l.open != nil) && l.floor == f
 }
@@ -398,9 +408,12 @@ func (l *line) hangUp() {
 
 // letterOf is the envelope as the SMTP conversation needs it.
 func (g *Gateway) letterOf(e store.Envelope, body []byte) delivery.Mail {
-	m := e.Message
-	return delivery.Mail{From: g.returnPath(e), To: []string{e.Recipient}, Data: body, UTF8: m.UTF8, EightBit: m.EightBit,
-		DSN: delivery.DSN{EnvelopeID: m.EnvID, Never: e.Notify == "NEVER", Headers: true}}
+	m, from := e.Message, g.returnPath(e)
+	dsn := delivery.DSN{EnvelopeID: m.EnvID, Notify: e.Notify, ORcpt: e.ORcpt, Headers: true}
+	if from != m.Return { // its reports come to us, and only a failure can be told
+		dsn.Notify = failureOnly(e.Notify)
+	}
+	return delivery.Mail{From: from, To: []string{e.Recipient}, Data: body, UTF8: m.UTF8, EightBit: m.EightBit, DSN: dsn}
 }
 
 // newQueue is the queue with the gateway's own hands.

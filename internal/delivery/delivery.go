@@ -36,7 +36,8 @@ type Mail struct {
 // DSN are the wishes of RFC 3461. A peer without the extension never hears them.
 type DSN struct {
 	EnvelopeID string // ENVID, must not show whom the mail is about
-	Never      bool   // NOTIFY=NEVER instead of the default
+	Notify     string // NOTIFY as it was given, such as "SUCCESS,FAILURE"; "" is the default
+	ORcpt      string // ORCPT with its type, "rfc822;ann@clinic.example"; "" if none
 	Headers    bool   // RET=HDRS: a bounce must not carry the body back
 }
 
@@ -301,12 +302,29 @@ func (s *session) begin(m Mail) *tlscheck.Failure {
 	return nil
 }
 
+// RelaysDSN reports whether the peer was told the wishes of RFC 3461, and so
+// answers for them once it took a message.
+func (s *session) RelaysDSN() bool { ok, _ := s.client.Extension("DSN"); return ok }
+
+// rcpt are the wishes about one recipient. An ORCPT that could not be written
+// again is left out, as any relay may (RFC 3461 §5.2.1 asks for the same one).
+func (d DSN) rcpt() *smtp.RcptOptions {
+	o := &smtp.RcptOptions{}
+	for word := range strings.SplitSeq(d.Notify, ",") {
+		if word != "" {
+			o.Notify = append(o.Notify, smtp.DSNNotify(word))
+		}
+	}
+	kind, to, _ := strings.Cut(d.ORcpt, ";")
+	if strings.EqualFold(kind, string(smtp.DSNAddressTypeRFC822)) && ascii(to) && mailbox(to) {
+		o.OriginalRecipientType, o.OriginalRecipient = smtp.DSNAddressTypeRFC822, to
+	}
+	return o
+}
+
 // recipients says RCPT for each recipient and returns how many were accepted.
 func (s *session) recipients(m Mail) ([]Reply, int, *tlscheck.Failure) {
-	o := &smtp.RcptOptions{}
-	if m.DSN.Never {
-		o.Notify = []smtp.DSNNotify{smtp.DSNNotifyNever}
-	}
+	o := m.DSN.rcpt()
 	replies, accepted := make([]Reply, len(m.To)), 0
 	for i, to := range m.To {
 		err := s.client.Rcpt(to, o)

@@ -267,7 +267,10 @@ func TestExtensions(t *testing.T) {
 		"keywords in any case":  {[]string{"sIzE 1000", "8bitmime", "SmtpUtf8"}, func(m *Mail) { m.UTF8, m.EightBit = true, true }, "none", "BODY=8BITMIME SIZE=17 SMTPUTF8"},
 		"lower-case size limit": {[]string{"size 16"}, nil, "permanent", ""},
 		"DSN":                   {[]string{"DSN"}, func(m *Mail) { m.DSN = DSN{EnvelopeID: "id1", Headers: true} }, "none", "RET=HDRS ENVID=id1"},
-		"no DSN":                {[]string{"SIZE"}, func(m *Mail) { m.DSN = DSN{EnvelopeID: "id1", Headers: true, Never: true} }, "none", "SIZE=17"},
+		"NOTIFY":                {[]string{"DSN"}, func(m *Mail) { m.DSN = DSN{Notify: "SUCCESS,DELAY", ORcpt: "rfc822;ann+x@b.test"} }, "none", "NOTIFY=SUCCESS,DELAY ORCPT=RFC822;ann+2Bx@b.test"},
+		"NOTIFY unheard":        {[]string{"SIZE"}, func(m *Mail) { m.DSN = DSN{Notify: "SUCCESS", ORcpt: "rfc822;ann@b.test"} }, "none", "SIZE=17\nRCPT TO:<pat@a.test>\nDATA"},
+		"ORCPT that is none":    {[]string{"DSN"}, func(m *Mail) { m.DSN = DSN{ORcpt: "x400;c=us> NOTIFY=NEVER"} }, "none", "RCPT TO:<pat@a.test>\nDATA"},
+		"no DSN":                {[]string{"SIZE"}, func(m *Mail) { m.DSN = DSN{EnvelopeID: "id1", Headers: true, Notify: "NEVER"} }, "none", "SIZE=17"},
 		"null sender":           {[]string{"DSN"}, func(m *Mail) { m.From = "" }, "none", "MAIL FROM:<>"},
 	} {
 		h := startHost(t, script{ehlo: tc.ehlo})
